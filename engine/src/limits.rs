@@ -1,0 +1,47 @@
+//! Every bound of the engine, and how the bounds relate. `docs/operations.md` lists them for operators.
+//!
+//! Must never know: anything but [`crate::units`].
+
+use crate::units::BLOCK_SIZE_BYTES;
+
+/// Largest write that is atomic: it survives a power cut whole or not at all.
+pub const ATOMIC_WRITE_MAX_BYTES: usize = 1 << 20;
+/// Blocks of the largest request: an atomic write that starts and ends inside a block.
+pub const REQUEST_BLOCKS_MAX: u32 = (ATOMIC_WRITE_MAX_BYTES / BLOCK_SIZE_BYTES) as u32 + 1;
+
+/// Payload blocks of one batch.
+pub const BATCH_BLOCKS_MAX: u32 = 512;
+/// Records of one batch.
+pub const BATCH_RECORDS_MAX: u32 = 128;
+/// Header blocks of one batch: its own table and the copy of its predecessor's.
+pub const BATCH_HEADER_BLOCKS_MAX: u32 = 5;
+
+/// Largest segment, and the default for stores of 4 GiB and more.
+pub const SEGMENT_BLOCKS_MAX: u32 = 8192;
+/// Smallest segment.
+pub const SEGMENT_BLOCKS_MIN: u32 = 1024;
+/// Fewest segments of a store.
+pub const SEGMENTS_MIN: u32 = 16;
+/// Blocks before the first segment: the superblock copies and room to grow.
+pub const SEGMENTS_START_BLOCK: u32 = 512;
+
+/// Largest store: locations are 32-bit block numbers.
+pub const STORE_MAX_BYTES: u64 = (1 << 32) * BLOCK_SIZE_BYTES as u64;
+/// Smallest store.
+pub const STORE_MIN_BYTES: u64 = (SEGMENTS_START_BLOCK as u64
+    + SEGMENT_BLOCKS_MIN as u64 * SEGMENTS_MIN as u64)
+    * BLOCK_SIZE_BYTES as u64;
+
+/// Largest volume (thin, so it may be larger than the store).
+pub const VOLUME_MAX_BYTES: u64 = 1 << 48;
+/// Volumes of one store.
+pub const VOLUMES_MAX: usize = 4096;
+/// Bytes of a volume name.
+pub const VOLUME_NAME_MAX_BYTES: usize = 128;
+
+/// Bytes of requests that may wait in the store before it refuses to take more.
+pub const QUEUED_MAX_BYTES: usize = 64 << 20;
+
+const _: () = assert!(BATCH_BLOCKS_MAX >= REQUEST_BLOCKS_MAX);
+const _: () = assert!(SEGMENT_BLOCKS_MIN > BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX + 1);
+const _: () = assert!(SEGMENT_BLOCKS_MAX <= u16::MAX as u32);
