@@ -6,6 +6,7 @@
 //! Must never know: record layouts, the store, the NBD protocol.
 
 mod backend;
+pub mod conformance;
 mod executor;
 mod handle;
 mod open;

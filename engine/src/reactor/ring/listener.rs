@@ -134,7 +134,7 @@ fn start(acceptor: &Rc<Acceptor>) {
 pub(super) fn complete(acceptor: &Rc<Acceptor>, result: i32) {
     acceptor.flying.set(None);
     let mut retries = acceptor.retries.get();
-    let again = result < 0 && retriable(result, &mut retries);
+    let again = !acceptor.ring.closed.get() && retriable(result, &mut retries);
     acceptor.retries.set(if again { retries } else { 0 });
     if again {
         return start(acceptor);

@@ -269,7 +269,8 @@ pub(super) fn complete_receive(socket: &Rc<Socket>, result: i32) {
     let mut direction = socket.receive.borrow_mut();
     let stage = std::mem::replace(&mut direction.stage, Stage::Idle);
     let Stage::Flying(buffers, _) = stage else { unreachable!("a receive landed twice") };
-    if result < 0 && !direction.orphaned && retriable(result, &mut direction.retries) {
+    let wanted = !direction.orphaned && !socket.ring.closed.get();
+    if result < 0 && wanted && retriable(result, &mut direction.retries) {
         drop(direction);
         return fly_receive(socket, buffers);
     }
@@ -443,6 +444,8 @@ pub(super) fn complete_send(socket: &Rc<Socket>, result: i32) {
     let outcome = match outcome(result) {
         Ok(sent) if direction.gather.advance(sent) => Ok(()),
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        // What was to be cancelled has been; a new step would not be.
+        _ if socket.ring.closed.get() => Err(io::ErrorKind::ConnectionAborted.into()),
         Ok(_) => {
             drop(direction);
             return fly_send(socket, message);

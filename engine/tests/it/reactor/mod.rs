@@ -1,5 +1,6 @@
 //! Goal: the reactor keeps its promises on a real kernel. Method: small programs on real files and
 //! sockets, each in its own reactor.
+mod devices;
 mod sockets;
 
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
