@@ -14,6 +14,8 @@ mod random;
 mod remote;
 mod ring;
 mod slab;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod transfer;
 

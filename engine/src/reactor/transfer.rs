@@ -49,11 +49,6 @@ impl Gather {
         piece.iov_len.min(OP_MAX_BYTES) as u32
     }
 
-    /// Bytes not moved yet.
-    pub(super) fn rest_bytes(&self) -> usize {
-        self.pieces[self.done..].iter().map(|piece| piece.iov_len).sum()
-    }
-
     /// Takes note that `moved` bytes are done. True if that was all.
     pub(super) fn advance(&mut self, mut moved: usize) -> bool {
         while let Some(piece) = self.pieces.get_mut(self.done) {
