@@ -103,7 +103,7 @@ pub enum RecordKind {
     /// Payload is `count` blocks moved from `source`; they count only where the index still
     /// points there.
     Relocation = 4,
-    /// A volume is created. Payload: one block, its description.
+    /// A volume is created. Payload: its description, a block, twice.
     VolumeCreate = 5,
     /// The volume and everything in it is deleted.
     VolumeDelete = 6,

@@ -26,6 +26,9 @@ const BATCH_MAX_BLOCKS: u32 = BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX;
 /// Blocks of a cold batch: small, so that it does not hold up a hot one that waits behind it.
 const COLD_BATCH_BLOCKS: u32 = 64;
 
+/// Without anybody writing, a segment is cleaned only if this part of it is gained.
+const IDLE_GAIN_PART: u32 = 4;
+
 #[derive(Debug)]
 struct Victim {
     id: SegmentId,
@@ -61,8 +64,9 @@ pub(super) fn low_water(segments: &Segments) -> usize {
     RESERVED_SEGMENTS + 3 + segments.count() as usize / 16
 }
 
-/// The best victim: most space gained, for longest, for the least copying. Pure.
-pub(super) fn choose(segments: &Segments, now: Lsn) -> Option<SegmentId> {
+/// The best victim with fewer than `live_max` live blocks: most space gained, for longest, for the
+/// least copying. Pure.
+pub(super) fn choose(segments: &Segments, now: Lsn, live_max: u32) -> Option<SegmentId> {
     let score = |segment: &Segment| {
         let used = f64::from(segment.live) / f64::from(segments.segment_blocks());
         let age = now.0.saturating_sub(segment.sealed.0) as f64 + 1.0;
@@ -71,8 +75,7 @@ pub(super) fn choose(segments: &Segments, now: Lsn) -> Option<SegmentId> {
     segments
         .iter()
         .filter(|(_, s)| s.state == State::Sealed && !s.stuck && s.writes == 0)
-        // Less than one block in 32 gained is not worth a segment's copy.
-        .filter(|(_, s)| s.live < segments.segment_blocks() / 32 * 31)
+        .filter(|(_, s)| s.live < live_max)
         .max_by(|(_, a), (_, b)| score(a).total_cmp(&score(b)))
         .map(|(id, _)| id)
 }
@@ -95,7 +98,15 @@ impl Store {
     }
 
     fn pick_victim(&mut self) {
-        let Some(id) = choose(&self.segments, self.log.durable()) else { return };
+        let written = self.counters.user_blocks_written > self.cleaner.seen_user_blocks;
+        // Nobody waits and nobody writes: only what clearly pays, or it would copy for ever.
+        let gain_min = match (self.log.is_starved(&self.segments), written) {
+            (true, _) => 32,
+            (false, true) => 16,
+            (false, false) => IDLE_GAIN_PART,
+        };
+        let live_max = self.segments.segment_blocks() / gain_min * (gain_min - 1);
+        let Some(id) = choose(&self.segments, self.log.durable(), live_max) else { return };
         let start = self.segments.start(id);
         let end = start.offset(self.segments.segment_blocks());
         let chunks: Vec<_> = self
@@ -129,9 +140,9 @@ impl Store {
         let step = i64::from(READ_BLOCKS);
         self.cleaner.budget += (new as i64 * live * urgency / gained.max(1)).min(8 * step);
         self.cleaner.budget = self.cleaner.budget.min(8 * step);
-        let idle = self.log.is_idle(Heat::Hot) || self.log.is_starved(&self.segments);
-        let desperate = self.segments.free() <= RESERVED_SEGMENTS + 1;
-        idle || desperate || self.cleaner.budget > 0
+        let pays = gained >= i64::from(self.segments.segment_blocks() / IDLE_GAIN_PART);
+        let idle = self.log.is_idle(Heat::Hot) && pays;
+        idle || self.log.is_starved(&self.segments) || self.cleaner.budget > 0
     }
 
     fn read_victim(&mut self) {

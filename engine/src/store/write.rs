@@ -124,14 +124,17 @@ impl Store {
             RootVolume { id, name: name.to_owned(), size_bytes, created: self.log.durable() };
         let mut bytes = Vec::with_capacity(RootVolume::BYTES);
         volume.encode(&mut bytes);
-        let mut payload = self.pool.allocate(BLOCK_SIZE_BYTES);
+        // Twice: one damaged block must not lose a volume.
+        let mut payload = self.pool.allocate(2 * BLOCK_SIZE_BYTES);
         payload.fill(0);
-        payload[..bytes.len()].copy_from_slice(&bytes);
+        for copy in payload.chunks_exact_mut(BLOCK_SIZE_BYTES) {
+            copy[..bytes.len()].copy_from_slice(&bytes);
+        }
         let record = Record {
             kind: RecordKind::VolumeCreate,
             volume: id,
             first: BlockIndex(0),
-            count: 1,
+            count: 2,
             source: Location(0),
         };
         self.creating.push((token, id));

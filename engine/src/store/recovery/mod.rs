@@ -243,6 +243,7 @@ impl Recovery {
                 let root = copies.find_map(|bytes| decode_root(bytes, sum));
                 self.root = root
                     .ok_or_else(|| corrupt("both copies of the checkpoint's root are damaged"))?;
+                self.load_volumes();
                 self.step = Step::Chunks { next: 0, mirrors: false, damaged: Vec::new() };
             }
             Step::Chunks { next, mirrors, damaged } => {
@@ -337,12 +338,12 @@ impl Recovery {
         if !damaged.is_empty() {
             return Ok(Step::Chunks { next: 0, mirrors: true, damaged });
         }
-        self.load_checkpoint()?;
+        self.load_chunks()?;
         Ok(Step::Headers { next: 0, unknown: Vec::new() })
     }
 
-    /// Fills index and volume table from root and chunks.
-    fn load_checkpoint(&mut self) -> Result<()> {
+    /// Fills the volume table from the root.
+    fn load_volumes(&mut self) {
         let store = self.store.as_mut().expect("invariant: the superblock was read");
         store.volumes = Volumes::new(self.root.next_volume);
         for volume in &self.root.volumes {
@@ -350,6 +351,11 @@ impl Recovery {
             store.volumes.created(volume.clone());
         }
         store.checkpointer.restore_root(&store.superblock);
+    }
+
+    /// Fills the index from the chunks, older images first.
+    fn load_chunks(&mut self) -> Result<()> {
+        let store = self.store.as_mut().expect("invariant: the superblock was read");
         self.chunks.sort_by_key(|(reference, _)| reference.lsn);
         for (reference, bytes) in std::mem::take(&mut self.chunks) {
             let images: Vec<_> = decode_chunk(&bytes, &reference).into_iter().flatten().collect();

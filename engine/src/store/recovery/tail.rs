@@ -10,7 +10,9 @@ use super::super::apply::Installed;
 use super::super::segments::State;
 use super::{Recovery, corrupt};
 use crate::error::Result;
-use crate::format::{BlockIdentity, Previous, RecordKind, Seal, TableCopy, decode_batch};
+use crate::format::{
+    BlockIdentity, Previous, Record, RecordKind, RootVolume, Seal, TableCopy, decode_batch,
+};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentId, SegmentSequence};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -168,8 +170,12 @@ impl Recovery {
 }
 
 fn install(store: &mut Store, lsn: Lsn, batch: &Found) -> Result<()> {
-    let creations = batch.table.records.iter().filter(|r| r.kind == RecordKind::VolumeCreate);
-    if creations.count() != batch.created.len() {
+    let described = |record: &Record| {
+        let found = |block: &Vec<u8>| RootVolume::decode(block).map(|volume| volume.id);
+        record.kind != RecordKind::VolumeCreate
+            || batch.created.iter().any(|block| found(block) == Some(record.volume))
+    };
+    if !batch.table.records.iter().all(described) {
         return Err(corrupt(&format!("the log is damaged: batch {lsn} created a volume")));
     }
     batch.created.iter().for_each(|block| store.apply_create(block));
