@@ -191,6 +191,17 @@ impl Log {
         batch.records.push(record);
     }
 
+    /// Answers `waiter` with the last hot batch that is gathering or in flight; false if none is.
+    pub(crate) fn push_waiter(&mut self, waiter: u64) -> bool {
+        let batch = &mut self.point(Heat::Hot).batch;
+        if !batch.records.is_empty() {
+            batch.waiters.push(waiter);
+            return true;
+        }
+        let newest = self.in_flight.iter_mut().rev().find(|batch| batch.heat == Heat::Hot);
+        newest.map(|batch| batch.waiters.push(waiter)).is_some()
+    }
+
     /// The next write, if a batch may leave now.
     pub(crate) fn poll_write(&mut self, segments: &mut Segments, now: Nanos) -> Option<BatchWrite> {
         for heat in [Heat::Hot, Heat::Cold] {

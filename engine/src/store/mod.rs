@@ -88,6 +88,8 @@ pub enum Request {
         /// Which.
         volume: VolumeId,
     },
+    /// Answered when everything taken before it is durable.
+    Barrier,
     /// Writes a checkpoint, so that the next start replays nothing.
     Checkpoint,
 }
@@ -129,6 +131,7 @@ enum Io {
 enum Waiting {
     Write { token: u64, volume: VolumeId, first: BlockIndex, data: Buffer },
     Record { token: Option<u64>, record: crate::format::Record, payload: Option<Buffer> },
+    Barrier { token: u64 },
 }
 
 /// See the module.
@@ -203,6 +206,10 @@ impl Store {
                 self.create_volume(token, &name, size_bytes)
             }
             Request::DeleteVolume { volume } => self.delete_volume(token, volume),
+            Request::Barrier => {
+                self.barrier(token);
+                Ok(())
+            }
             Request::Checkpoint => {
                 self.checkpointer.request(Some(token));
                 Ok(())
@@ -314,7 +321,7 @@ impl Store {
         let mut tokens = self.log.fail();
         for waiting in self.waiting.drain(..) {
             match waiting {
-                Waiting::Write { token, .. } => tokens.push(token),
+                Waiting::Write { token, .. } | Waiting::Barrier { token } => tokens.push(token),
                 Waiting::Record { token, .. } => tokens.extend(token),
             }
         }

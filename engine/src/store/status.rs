@@ -134,6 +134,14 @@ impl Store {
         volumes
     }
 
+    /// Identity and size of the volume of that name.
+    #[must_use]
+    pub fn volume_by_name(&self, name: &str) -> Option<(VolumeId, u64)> {
+        let volume = self.volumes.by_name(name)?;
+        let volume = self.volumes.usable(volume.id).ok()?;
+        Some((volume.id, volume.size_bytes))
+    }
+
     /// How a volume's blocks are mapped from `first` on: blocks of the stretch (at most `count`),
     /// and whether they hold data or reserved space.
     #[must_use]

@@ -155,12 +155,22 @@ impl Store {
         Ok(())
     }
 
+    /// Answers once everything before it is durable: at once if nothing is on its way.
+    pub(super) fn barrier(&mut self, token: u64) {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(Waiting::Barrier { token });
+        } else if !self.log.push_waiter(token) {
+            self.reply(token, Ok(super::Outcome::Done));
+        }
+    }
+
     /// Moves waiting requests into the batch while they fit.
     pub(super) fn take_waiting(&mut self) {
         while let Some(next) = self.waiting.front() {
             let blocks = match next {
                 Waiting::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u32,
                 Waiting::Record { record, .. } => record.payload_blocks(),
+                Waiting::Barrier { .. } => 0,
             };
             if !self.log.has_room(Heat::Hot, blocks) {
                 return;
@@ -172,6 +182,11 @@ impl Store {
                 }
                 Some(Waiting::Record { token, record, payload }) => {
                     self.log.push(Heat::Hot, record, payload, token);
+                }
+                Some(Waiting::Barrier { token }) => {
+                    if !self.log.push_waiter(token) {
+                        self.reply(token, Ok(super::Outcome::Done));
+                    }
                 }
                 None => return,
             }
