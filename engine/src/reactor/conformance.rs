@@ -261,11 +261,7 @@ impl Consumer<'_> {
     }
 
     /// Takes one completion and compares a read with the model.
-    async fn settle(
-        &mut self,
-        flying: &mut BTreeMap<u64, (Range<usize>, bool)>,
-        model: &[u8],
-    ) {
+    async fn settle(&mut self, flying: &mut BTreeMap<u64, (Range<usize>, bool)>, model: &[u8]) {
         if self.landed.is_empty() {
             self.land().await;
         }

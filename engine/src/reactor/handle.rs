@@ -287,6 +287,7 @@ impl Inner {
         self.backend.park(wait);
         self.shared.end_sleep();
         self.now.set(None);
+        self.backend.deliver();
         None
     }
 

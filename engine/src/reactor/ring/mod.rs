@@ -251,7 +251,10 @@ impl Backend for RingBackend {
             _ if ring.must_enter() => ring.enter(0, None),
             _ => {}
         }
-        ring.reap();
+    }
+
+    fn deliver(&self) {
+        self.ring.reap();
     }
 
     fn doorbell(&self) -> Arc<dyn Doorbell> {

@@ -142,8 +142,7 @@ fn a_file_cut_short_is_an_error_not_zeros() {
     let scratch = Scratch::new();
     let reactor = reactor();
     let path = scratch.file("disk");
-    let device: Rc<dyn BlockDevice> =
-        reactor.open_device(&path, &create(1 << 20)).expect("opens");
+    let device: Rc<dyn BlockDevice> = reactor.open_device(&path, &create(1 << 20)).expect("opens");
     let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opens");
     file.set_len(4096 * 3).expect("cut");
     reactor.block_on(async {

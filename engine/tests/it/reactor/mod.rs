@@ -38,11 +38,7 @@ fn bytes(content: &[u8]) -> Message {
 }
 
 /// One receive, appended to `all`.
-async fn receive_into(
-    stream: &dyn Stream,
-    first: Buffer,
-    all: &mut Vec<u8>,
-) -> io::Result<Buffer> {
+async fn receive_into(stream: &dyn Stream, first: Buffer, all: &mut Vec<u8>) -> io::Result<Buffer> {
     let buffers = ReceiveBuffers { first, first_filled: 0, second: None };
     let (count, buffers) = stream.receive(buffers).await;
     all.extend_from_slice(&buffers.first[..count?]);

@@ -266,10 +266,7 @@ fn a_peer_that_vanishes_is_an_end_or_an_error() {
                 reactor.sleep(Duration::from_millis(1)).await;
             }
             let kind = sent.expect_err("nobody is there").kind();
-            assert!(
-                matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
-                "{kind:?}"
-            );
+            assert!(matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{kind:?}");
             let (result, _) = server.send(bytes(b"more")).await;
             assert_eq!(result.expect_err("stays broken").kind(), ErrorKind::BrokenPipe);
         });
