@@ -56,6 +56,23 @@ fn a_file_in_memory_conforms() {
     result.expect("conforms");
 }
 
+#[cfg(feature = "tokio-uring")]
+#[test]
+fn a_file_on_the_second_backend_conforms() {
+    use ashlar_engine::buffer::BufferPool;
+    use ashlar_engine::reactor::TokioDevice;
+    let scratch = Scratch::new();
+    let pool = BufferPool::default();
+    tokio_uring::start(async {
+        for direct in [true, false] {
+            let options = DeviceOptions { direct, ..create(conformance::SIZE_MIN_BYTES) };
+            let device = TokioDevice::open(scratch.file("disk"), &options).expect("opens");
+            conformance::check_all(&device, &pool, 2).await;
+        }
+    });
+    assert_eq!(pool.in_use_bytes(), 0, "buffers leaked");
+}
+
 #[test]
 fn what_cannot_be_opened_says_why() {
     let scratch = Scratch::new();
