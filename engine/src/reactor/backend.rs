@@ -27,8 +27,11 @@ pub(super) trait Backend {
     /// Reads the clock.
     fn now(&self) -> Nanos;
 
-    /// Ends a turn: hands over what was submitted, sleeps as allowed, delivers what completed.
+    /// Ends a turn: hands over what was submitted and sleeps as allowed.
     fn park(&self, wait: Wait);
+
+    /// Wakes the tasks whose operations completed. Called awake: local wakes ring no doorbell.
+    fn deliver(&self);
 
     /// How other threads end a sleep.
     fn doorbell(&self) -> Arc<dyn Doorbell>;

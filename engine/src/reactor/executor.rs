@@ -92,8 +92,10 @@ impl Executor {
     }
 
     /// Takes in what other threads queued: wakes go to the ready tasks, calls run now.
-    pub(super) fn take_remote(&self) {
-        while let Some(item) = self.shared.pop() {
+    pub(super) fn take_remote(&self, budget: &mut u64) {
+        while *budget > 0 {
+            let Some(item) = self.shared.pop() else { return };
+            *budget -= 1;
             match item {
                 RemoteItem::Run(runnable) => self.ready.borrow_mut().push_back(runnable),
                 RemoteItem::Call(call) => call(),
@@ -116,7 +118,7 @@ impl Executor {
             // A task may be missing that another thread is just about to queue.
             std::thread::yield_now();
         }
-        self.drop_queued();
+        self.shared.finish();
     }
 
     fn drop_queued(&self) {
@@ -127,9 +129,7 @@ impl Executor {
                 None => break,
             }
         }
-        while let Some(item) = self.shared.pop() {
-            drop(item);
-        }
+        self.shared.drop_queue();
     }
 }
 

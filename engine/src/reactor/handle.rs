@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-/// Tasks run between two looks at the kernel, so that a busy task cannot starve I/O.
+/// Tasks and calls run between two looks at the kernel, so that a busy task cannot starve I/O.
 const TASKS_PER_TURN_MAX: u64 = 512;
 
 /// How a [`Reactor`] is set up.
@@ -184,7 +184,7 @@ impl Reactor {
         &self.inner.pool
     }
 
-    /// A random stream of its own for `name`.
+    /// The random stream of `name`: the same name gives the same numbers for a reactor's life.
     #[must_use]
     pub fn random(&self, name: &str) -> RandomStream {
         RandomStream::named(self.inner.backend.seed(), name)
@@ -287,11 +287,12 @@ impl Inner {
         self.backend.park(wait);
         self.shared.end_sleep();
         self.now.set(None);
+        self.backend.deliver();
         None
     }
 
     fn run_ready(&self, budget: &mut u64) {
-        self.executor.take_remote();
+        self.executor.take_remote(budget);
         let before = *budget;
         while *budget > 0 {
             let ready = self.executor.ready_len();

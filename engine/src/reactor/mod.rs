@@ -17,6 +17,8 @@ mod slab;
 #[cfg(test)]
 mod tests;
 mod timers;
+#[cfg(feature = "tokio-uring")]
+mod tokio_device;
 mod transfer;
 
 pub use executor::Task;
@@ -24,6 +26,8 @@ pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
 pub use open::DeviceOptions;
 pub use random::RandomStream;
 pub use remote::Remote;
+#[cfg(feature = "tokio-uring")]
+pub use tokio_device::TokioDevice;
 
 use crate::buffer::Buffer;
 use std::future::Future;

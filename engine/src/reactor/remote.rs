@@ -28,7 +28,10 @@ pub(super) struct Shared {
     queue: SegQueue<RemoteItem>,
     /// The reactor sleeps or is about to: who sets it back to false rings.
     sleeping: AtomicBool,
+    /// Nothing may be started any more.
     closed: AtomicBool,
+    /// Nothing is left, and nobody will look into the queue again.
+    finished: AtomicBool,
     doorbell: Arc<dyn Doorbell>,
 }
 
@@ -40,6 +43,7 @@ impl Shared {
             queue: SegQueue::new(),
             sleeping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             doorbell,
         }
     }
@@ -80,6 +84,23 @@ impl Shared {
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
+
+    /// All tasks are gone: from here on whoever finds something in the queue drops it.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.drop_queue();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn drop_queue(&self) {
+        while let Some(item) = self.queue.pop() {
+            drop(item);
+        }
+    }
 }
 
 /// Posts closures to a reactor from any thread.
@@ -98,15 +119,14 @@ impl Remote {
     /// False if the reactor is shut down. If it shuts down later, before its turn, `call` is
     /// dropped there unrun: an answer that it was to send is then known never to come.
     pub fn post(&self, call: impl FnOnce() + Send + 'static) -> bool {
-        if self.shared.is_closed() {
+        if self.shared.is_finished() {
             return false;
         }
         self.shared.push(RemoteItem::Call(Box::new(call)));
-        if self.shared.is_closed() {
-            // It may have shut down in between and never look again.
-            while let Some(item) = self.shared.pop() {
-                drop(item);
-            }
+        if self.shared.is_finished() {
+            // It may have shut down in between and never look again. No task is left, so nothing
+            // in the queue is bound to its thread.
+            self.shared.drop_queue();
         }
         true
     }

@@ -56,6 +56,8 @@ impl Backend for Idle {
         }
     }
 
+    fn deliver(&self) {}
+
     fn doorbell(&self) -> Arc<dyn Doorbell> {
         Arc::clone(&self.bell) as Arc<dyn Doorbell>
     }

@@ -48,6 +48,7 @@ pub(super) struct DeviceCore {
     slot: Option<u32>,
     finished: RefCell<Vec<DeviceCompletion>>,
     waker: Cell<Option<Waker>>,
+    #[expect(clippy::vec_box, reason = "boxes move into operations and back")]
     spare: RefCell<Vec<Box<Transfer>>>,
 }
 
@@ -189,7 +190,8 @@ impl Transfer {
         let iovecs = self.gather.rest();
         let (first, count) = (iovecs.as_ptr(), iovecs.len() as u32);
         match (self.kind, iovecs) {
-            (Kind::Sync, _) | (_, []) => file.sync(),
+            (Kind::Sync, _) => file.sync(),
+            (_, []) => unreachable!("an empty transfer is refused"),
             (Kind::Read, [one]) => file.read(one, offset, self.fixed),
             (Kind::Read, _) => unreachable!("a read has one buffer"),
             (Kind::Write { flags }, [one]) => file.write(one, offset, flags, self.fixed),

@@ -8,14 +8,16 @@ use super::{Op, Ring};
 use crate::reactor::transfer::retriable;
 use crate::reactor::{Address, Listener, LocalBox, Stream};
 use io_uring::{opcode, types};
-use rustix::net::SocketAddrAny;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -28,6 +30,8 @@ pub(super) struct Acceptor {
     ring: Rc<Ring>,
     file: OwnedFd,
     address: Address,
+    /// Of the socket file, to remove no other.
+    identity: Option<(u64, u64)>,
     /// Key of the accept in flight.
     flying: Cell<Option<u64>>,
     retries: Cell<u32>,
@@ -54,10 +58,12 @@ pub(super) fn listen(ring: &Rc<Ring>, address: &Address) -> io::Result<Rc<dyn Li
         Address::Unix(path) => (OwnedFd::from(bind_unix(path)?), address.clone()),
     };
     rustix::net::listen(&file, BACKLOG_MAX)?;
+    let identity = identity(&address);
     let acceptor = Acceptor {
         ring: Rc::clone(ring),
         file,
         address,
+        identity,
         flying: Cell::new(None),
         retries: Cell::new(0),
         accepted: RefCell::default(),
@@ -69,15 +75,28 @@ pub(super) fn listen(ring: &Rc<Ring>, address: &Address) -> io::Result<Rc<dyn Li
 /// Binds; a socket file that nobody listens at any more is replaced.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
-            Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            _ => Err(error),
-        },
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
         other => other,
     }
+}
+
+/// Whether `path` is a socket that nobody listens at. Does not wait for a busy listener.
+fn is_abandoned(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|probe| rustix::net::connect(&probe, &address))
+        .is_err_and(|error| error == Errno::CONNREFUSED)
+}
+
+/// Device and inode of the socket file.
+fn identity(address: &Address) -> Option<(u64, u64)> {
+    let Address::Unix(path) = address else { return None };
+    let file = std::fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 impl Drop for SocketListener {
@@ -85,8 +104,10 @@ impl Drop for SocketListener {
         if let Some(key) = self.acceptor.flying.get() {
             self.acceptor.ring.cancel(key);
         }
-        if let Address::Unix(path) = &self.acceptor.address {
-            // Whoever replaced it has a newer one there; a leftover is replaced by the next.
+        if let Address::Unix(path) = &self.acceptor.address
+            && self.acceptor.identity == identity(&self.acceptor.address)
+        {
+            // A leftover does no harm: the next to listen there replaces it.
             let _ = std::fs::remove_file(path);
         }
     }

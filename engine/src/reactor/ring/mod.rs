@@ -210,7 +210,6 @@ impl Ring {
 /// The [`Backend`] on a ring.
 pub(super) struct RingBackend {
     ring: Rc<Ring>,
-    pool: BufferPool,
     seed: u64,
 }
 
@@ -231,7 +230,7 @@ impl RingBackend {
             enters: Cell::new(0),
             ops_submitted: Cell::new(0),
         };
-        Ok(RingBackend { ring: Rc::new(ring), pool: pool.clone(), seed: setup::system_seed()? })
+        Ok(RingBackend { ring: Rc::new(ring), seed: setup::system_seed()? })
     }
 }
 
@@ -251,7 +250,10 @@ impl Backend for RingBackend {
             _ if ring.must_enter() => ring.enter(0, None),
             _ => {}
         }
-        ring.reap();
+    }
+
+    fn deliver(&self) {
+        self.ring.reap();
     }
 
     fn doorbell(&self) -> Arc<dyn Doorbell> {
@@ -290,7 +292,6 @@ impl Backend for RingBackend {
             ring.enter(u32::from(!ring.has_completions()), None);
             ring.reap();
         }
-        debug_assert!(self.pool.arena_range().is_some() || ring.support.arena.is_none());
     }
 
     fn add_stats(&self, stats: &mut Stats) {

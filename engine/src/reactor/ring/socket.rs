@@ -311,7 +311,10 @@ fn take_leftover(socket: &Socket, buffers: &mut ReceiveBuffers) -> Option<io::Re
     if leftover.is_empty() {
         return None;
     }
-    let filled = buffers.first_filled.min(buffers.first.len());
+    if buffers.first_filled > buffers.first.len() {
+        return None; // Refused when it is started.
+    }
+    let filled = buffers.first_filled;
     let room = &mut buffers.first[filled..];
     let in_first = leftover.len().min(room.len());
     room[..in_first].copy_from_slice(&leftover[..in_first]);

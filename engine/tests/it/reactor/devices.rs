@@ -40,7 +40,7 @@ fn a_file_conforms_through_the_page_cache() {
 fn a_file_conforms_without_an_arena() {
     let scratch = Scratch::new();
     let pool = PoolOptions { arena_bytes: 0, ..PoolOptions::default() };
-    let reactor = Reactor::new(ReactorOptions { pool, ..ReactorOptions::default() });
+    let reactor = Reactor::new(ReactorOptions { pool });
     let options = create(conformance::SIZE_MIN_BYTES);
     conforms(&reactor.expect("starts"), &scratch.file("disk"), &options);
 }
@@ -54,6 +54,23 @@ fn a_file_in_memory_conforms() {
     let result = std::panic::catch_unwind(|| conforms(&reactor(), &path, &options));
     std::fs::remove_file(&path).expect("was created");
     result.expect("conforms");
+}
+
+#[cfg(feature = "tokio-uring")]
+#[test]
+fn a_file_on_the_second_backend_conforms() {
+    use ashlar_engine::buffer::BufferPool;
+    use ashlar_engine::reactor::TokioDevice;
+    let scratch = Scratch::new();
+    let pool = BufferPool::default();
+    tokio_uring::start(async {
+        for direct in [true, false] {
+            let options = DeviceOptions { direct, ..create(conformance::SIZE_MIN_BYTES) };
+            let device = TokioDevice::open(scratch.file("disk"), &options).expect("opens");
+            conformance::check_all(&device, &pool, 2).await;
+        }
+    });
+    assert_eq!(pool.in_use_bytes(), 0, "buffers leaked");
 }
 
 #[test]
@@ -153,6 +170,72 @@ fn a_file_cut_short_is_an_error_not_zeros() {
         let error = done[0].result.as_ref().expect_err("half of it is missing");
         assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     });
+}
+
+/// Far more at once than either queue of the ring holds, and nobody reaps in between.
+#[test]
+fn no_operation_is_lost_when_the_queues_are_full() {
+    const OPS: u64 = 12_000;
+    let scratch = Scratch::new();
+    let reactor = reactor();
+    let device = reactor.open_device(scratch.file("disk"), &create(1 << 20)).expect("opens");
+    let mut seen = vec![0; OPS as usize];
+    reactor.block_on(async {
+        for token in 0..OPS {
+            let buffer = reactor.pool().allocate(4096);
+            device.submit(token, DeviceOp::Read { offset_bytes: token % 256 * 4096, buffer });
+        }
+        let mut done = Vec::new();
+        for _ in 0..OPS {
+            if done.is_empty() {
+                poll_fn(|context| device.poll_completions(context, &mut done)).await;
+            }
+            let completion = done.pop().expect("one landed");
+            completion.result.expect("read");
+            seen[completion.token as usize] += 1;
+        }
+    });
+    assert!(seen.iter().all(|&times| times == 1));
+    reactor.shutdown();
+}
+
+/// Detaches its loop device when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    /// `None` where this user may not make one.
+    fn attach(file: &Path) -> Option<LoopDevice> {
+        let made = std::process::Command::new("losetup").arg("-f").arg("--show").arg(file).output();
+        let name = String::from_utf8(made.ok().filter(|made| made.status.success())?.stdout);
+        Some(LoopDevice(name.expect("is a path").trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_conforms_and_locks() {
+    let scratch = Scratch::new();
+    let file = std::fs::File::create(scratch.file("image")).expect("created");
+    file.set_len(conformance::SIZE_MIN_BYTES).expect("sized");
+    let Some(device) = LoopDevice::attach(&scratch.file("image")) else {
+        println!("no loop device here: not run");
+        return;
+    };
+    let reactor = reactor();
+    let path = Path::new(&device.0);
+    let held = reactor.open_device(path, &DeviceOptions::default()).expect("opens");
+    assert_eq!(held.size_bytes(), conformance::SIZE_MIN_BYTES);
+    let error = reactor.open_device(path, &DeviceOptions::default()).err().expect("is held");
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    drop(held);
+    let error = reactor.open_device(path, &create(1 << 30)).err().expect("cannot grow");
+    assert!(error.to_string().contains("too small"), "{error}");
+    conforms(&reactor, path, &DeviceOptions::default());
 }
 
 #[test]
