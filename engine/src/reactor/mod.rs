@@ -5,6 +5,23 @@
 //! [`BlockDevice`], [`Listener`] and [`Stream`]. A simulated twin implements the same traits.
 //! Must never know: record layouts, the store, the NBD protocol.
 
+mod backend;
+mod executor;
+mod handle;
+mod open;
+mod random;
+mod remote;
+mod ring;
+mod slab;
+mod timers;
+mod transfer;
+
+pub use executor::Task;
+pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
+pub use open::DeviceOptions;
+pub use random::RandomStream;
+pub use remote::Remote;
+
 use crate::buffer::Buffer;
 use std::future::Future;
 use std::io;
