@@ -149,10 +149,7 @@ impl<E: Export> Suite<'_, E> {
 }
 
 /// Runs two futures at once.
-async fn join<A, B>(
-    a: impl Future<Output = A>,
-    b: impl Future<Output = B>,
-) -> (A, B) {
+async fn join<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
     let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
     let (mut left, mut right) = (None, None);
     std::future::poll_fn(|context| {

@@ -48,8 +48,8 @@ impl Flow {
             && self.bytes.get() < IN_FLIGHT_MAX_BYTES
             && self.claims.get() == 0;
         // Others' claims go first, or a steady stream of small requests would starve them.
-        let total = self.total.bytes.get() < IN_FLIGHT_TOTAL_MAX_BYTES
-            && self.total.claims.get() == 0;
+        let total =
+            self.total.bytes.get() < IN_FLIGHT_TOTAL_MAX_BYTES && self.total.claims.get() == 0;
         own && (total || self.bytes.get() < IN_FLIGHT_GRANTED_BYTES)
     }
 

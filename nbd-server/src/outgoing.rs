@@ -41,7 +41,7 @@ impl Batch {
 }
 
 /// Where requests leave their replies and the writer takes them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Outgoing {
     next: RefCell<Batch>,
     writer: Cell<Option<Waker>>,

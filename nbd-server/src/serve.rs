@@ -18,11 +18,7 @@ type Shared<E> = Rc<Connection<E>>;
 
 impl<E> Connection<E> {
     fn to(&self, request: &Request) -> To {
-        To {
-            framing: self.parameters.framing,
-            cookie: request.cookie,
-            offset: request.offset,
-        }
+        To { framing: self.parameters.framing, cookie: request.cookie, offset: request.offset }
     }
 
     /// Leaves the last part of a reply, to which `bytes` are charged.

@@ -8,9 +8,7 @@
 
 use crate::export::{Export, Exports};
 use crate::flow::Flow;
-use crate::limits::{
-    DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, PARSE_BUFFER_MIN_BYTES, SEND_STALL_CHECK,
-};
+use crate::limits::{DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, PARSE_BUFFER_MIN_BYTES, SEND_STALL_CHECK};
 use crate::outgoing::Outgoing;
 use crate::proto::{Denial, Event, Garbage, Handshake, Intake, Negotiated, Parameters, Progress};
 use crate::serve::{self, LongWrite};
@@ -158,8 +156,7 @@ async fn handshake<X: Exports>(
     let mut parse = shared.reactor.pool().allocate(PARSE_BUFFER_MIN_BYTES);
     let mut end = 0;
     loop {
-        let (used, progress) = machine.advance(&parse[..end], exports, &mut message.head);
-        let start = used;
+        let (start, progress) = machine.advance(&parse[..end], exports, &mut message.head);
         if !message.head.is_empty() {
             message.parts.push(Part::Head(message.head.len()));
             let (result, emptied) = stream.send(message).await;
@@ -178,10 +175,11 @@ async fn handshake<X: Exports>(
             let buffers = ReceiveBuffers { first: parse, first_filled: end, second: None };
             let (received, buffers) = stream.receive(buffers).await;
             parse = buffers.first;
-            end += received?;
-            if end == 0 || end == start {
+            let count = received?;
+            if count == 0 {
                 return Ok(None);
             }
+            end += count;
         }
     }
 }

@@ -259,7 +259,9 @@ impl Handshake {
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
                 self.contexts(option, data, exports, output);
             }
-            option::LIST | option::STARTTLS | option::STRUCTURED_REPLY
+            option::LIST
+            | option::STARTTLS
+            | option::STRUCTURED_REPLY
             | option::EXTENDED_HEADERS => {
                 self.bare_option(option, data, output);
             }
@@ -383,9 +385,9 @@ impl Handshake {
         };
         // (proto: "The base: metadata namespace") "base:" and no query at all are wildcards for
         // LIST and select nothing for SET; unknown names MUST be ignored.
-        let chosen = queries.any(|query| {
-            query == ALLOCATION_CONTEXT.as_bytes() || (!set && query == b"base:")
-        }) || (!set && queries.count == 0);
+        let chosen = queries
+            .any(|query| query == ALLOCATION_CONTEXT.as_bytes() || (!set && query == b"base:"))
+            || (!set && queries.count == 0);
         if chosen {
             let id = if set { reply::ALLOCATION_CONTEXT_ID } else { 0 };
             let payload = [&id.to_be_bytes()[..], ALLOCATION_CONTEXT.as_bytes()].concat();

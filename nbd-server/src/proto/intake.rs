@@ -6,8 +6,8 @@
 //! Invariant: while a piece is incomplete the parse buffer is empty.
 //! Must never know: sockets, when it is wise to go on.
 
-use super::request::{Garbage, Header, Parameters, Refusal, Request, Verdict};
 use super::Command;
+use super::request::{Garbage, Header, Parameters, Refusal, Request, Verdict};
 use crate::limits::{
     PARSE_BUFFER_MAX_BYTES, PARSE_BUFFER_MIN_BYTES, PARSE_BUFFER_SHRINK_AFTER, PIECE_MAX_BYTES,
 };
@@ -47,8 +47,16 @@ pub struct WritePiece {
 enum Payload {
     None,
     /// `piece` is allocated when its first byte is wanted.
-    Write { request: Request, offset: u64, piece: Option<Buffer>, filled: usize },
-    Skip { left: usize, refusal: Refusal },
+    Write {
+        request: Request,
+        offset: u64,
+        piece: Option<Buffer>,
+        filled: usize,
+    },
+    Skip {
+        left: usize,
+        refusal: Refusal,
+    },
 }
 
 /// Receiving state of one connection.

@@ -133,8 +133,7 @@ fn simple(out: &mut Vec<u8>, cookie: u64, errno: u32) {
 
 fn chunk_header(out: &mut Vec<u8>, to: To, flags: u16, kind: u16, length: u32) {
     let extended = to.framing == Framing::Extended;
-    let magic =
-        if extended { wire::EXTENDED_REPLY_MAGIC } else { wire::STRUCTURED_REPLY_MAGIC };
+    let magic = if extended { wire::EXTENDED_REPLY_MAGIC } else { wire::STRUCTURED_REPLY_MAGIC };
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&magic.to_be_bytes());
     bytes[4..6].copy_from_slice(&flags.to_be_bytes());
