@@ -72,7 +72,6 @@ pub(crate) fn start<E: Export>(connection: &Shared<E>, request: Request) {
             connection.finish(0, |batch| batch.head(|out| reply::read_done(out, to)));
         }
         Command::Read { whole } => {
-            connection.shared.count_read(request.length);
             let one_piece = request.length <= piece_limit(request.offset, request.length);
             if one_piece {
                 connection.flow.charge(request.length as usize);
@@ -171,31 +170,36 @@ async fn read<E: Export>(connection: Shared<E>, request: Request, whole: bool) {
     let bytes = request.length as usize;
     match connection.export.read(request.offset, request.length as u32).await {
         Ok(data) => connection.finish(bytes, |batch| {
+            connection.shared.count_read(request.length);
             add_data(batch, &connection, to, request.offset, bytes as u32, data, true, whole);
         }),
         Err(error) => connection.finish_error(to, bytes, &error),
     }
 }
 
-/// A long read with chunks: each piece is sent as soon as it is read.
+/// A long read with chunks: each piece is sent as soon as it is read, if it still can be.
 async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let end = request.offset + request.length;
     let mut at = request.offset;
-    while at < end {
+    loop {
         let length = (end - at).min(piece_limit(at, request.length)) as u32;
         let bytes = length as usize;
         connection.claim(bytes).await;
-        let last = at + u64::from(length) == end;
+        let last = at + u64::from(length) == end || connection.outgoing.is_broken();
         let data = match connection.export.read(at, length).await {
             Ok(data) => data,
             Err(error) => return connection.finish_error(to, bytes, &error),
         };
         connection.outgoing.push(|batch| {
             add_data(batch, &connection, to, at, length, data, last, false);
+            connection.shared.count_read(u64::from(length));
             batch.bytes += bytes;
             batch.requests += u32::from(last);
         });
+        if last {
+            return;
+        }
         at += u64::from(length);
     }
 }
@@ -217,6 +221,7 @@ async fn read_gathered<E: Export>(connection: Shared<E>, request: Request) {
         }
         at += u64::from(length);
     }
+    connection.shared.count_read(request.length);
     connection.finish(total, |batch| {
         batch.head(|out| reply::data(out, to, request.offset, 0, true));
         for (data, length) in pieces {

@@ -49,9 +49,9 @@ pub struct Counters {
     pub requests: u64,
     /// Requests answered with an error.
     pub errors: u64,
-    /// Bytes of read requests.
+    /// Bytes read for clients.
     pub bytes_read: u64,
-    /// Bytes of write requests.
+    /// Bytes received from clients to be written.
     pub bytes_written: u64,
 }
 

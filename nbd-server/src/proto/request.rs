@@ -178,29 +178,25 @@ impl Parameters {
         }
     }
 
-    /// Bytes that follow the header (proto: "Request message", also for extended headers).
+    /// Bytes that follow the header (proto: "Request message", also for extended headers). There
+    /// a write MUST announce its payload; QEMU's client does not, but sends it, so a write is
+    /// taken to have one either way, as QEMU's server does.
     fn payload_bytes(&self, header: &Header) -> u64 {
-        let carries = match self.framing {
-            Framing::Extended => header.flags & command_flag::PAYLOAD_LEN != 0,
-            _ => header.command == command::WRITE,
-        };
-        if carries { header.length } else { 0 }
+        let announced =
+            self.framing == Framing::Extended && header.flags & command_flag::PAYLOAD_LEN != 0;
+        if announced || header.command == command::WRITE { header.length } else { 0 }
     }
 
     fn command(&self, header: &Header) -> Result<Command, (Errno, &'static str)> {
         let flags = header.flags;
-        let extended = self.framing == Framing::Extended;
         let (command, allowed) = match header.command {
             command::READ => {
                 let df = if self.framing == Framing::Simple { 0 } else { command_flag::DF };
                 (Command::Read { whole: flags & command_flag::DF != 0 }, df)
             }
             command::WRITE => {
-                let needed = if extended { command_flag::PAYLOAD_LEN } else { 0 };
-                if flags & needed != needed {
-                    return Err((Errno::Invalid, "a write must carry its payload"));
-                }
-                (Command::Write, needed)
+                let extended = self.framing == Framing::Extended;
+                (Command::Write, if extended { command_flag::PAYLOAD_LEN } else { 0 })
             }
             command::FLUSH => (Command::Flush, 0),
             command::TRIM => (Command::Trim, 0),

@@ -1,14 +1,18 @@
 //! A server on a thread of its own, on a Unix socket in a directory of its own.
 
-use crate::client::Client;
+use crate::client::{Client, Style};
+use ashlar_engine::Result;
+use ashlar_engine::buffer::Buffer;
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
-use ashlar_nbd_server::{Counters, Exports, Server, ServerOptions};
+use ashlar_nbd_server::{
+    Counters, Export, ExportInfo, Exports, Extent, ReadData, Server, ServerOptions,
+};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread::{Builder, JoinHandle};
 
@@ -80,6 +84,11 @@ impl TestServer {
         Client::connect(&self.socket)
     }
 
+    /// A client that may send requests.
+    pub(crate) fn connect_to(&self, name: &str) -> Client {
+        Client::open(&self.socket, name, Style::Structured)
+    }
+
     /// Asks the server to shut down, without waiting.
     pub(crate) fn begin_stop(&self) {
         let mut signal = self.stop.lock().expect("lock");
@@ -114,4 +123,104 @@ async fn stopped(signal: Arc<Mutex<Signal>>) {
         if signal.set { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+}
+
+/// Holds operations up until it is opened. Cloned between threads.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    waiting: usize,
+    wakers: Vec<Waker>,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        let mut state = self.0.0.lock().expect("lock");
+        state.open = true;
+        state.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.0.lock().expect("lock").waiting
+    }
+
+    /// Blocks until this many operations have come to the gate.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let state = self.0.0.lock().expect("lock");
+        drop(self.0.1.wait_while(state, |state| state.waiting < count).expect("lock"));
+    }
+
+    async fn pass(&self) {
+        let mut come = false;
+        poll_fn(|context| {
+            let mut state = self.0.0.lock().expect("lock");
+            if !std::mem::replace(&mut come, true) {
+                state.waiting += 1;
+                self.0.1.notify_all();
+            }
+            if state.open {
+                return Poll::Ready(());
+            }
+            state.wakers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A memory export whose writes wait at a gate.
+pub(crate) struct HeldExport {
+    memory: MemoryExport,
+    gate: Gate,
+}
+
+impl Export for HeldExport {
+    fn info(&self) -> ExportInfo {
+        self.memory.info()
+    }
+    async fn read(&self, offset: u64, length: u32) -> Result<ReadData> {
+        self.memory.read(offset, length).await
+    }
+    async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
+        self.gate.pass().await;
+        self.memory.write(offset, data).await
+    }
+    async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {
+        self.memory.write_zeroes(offset, length, allocate).await
+    }
+    async fn trim(&self, offset: u64, length: u64) -> Result<()> {
+        self.memory.trim(offset, length).await
+    }
+    async fn flush(&self) -> Result<()> {
+        self.memory.flush().await
+    }
+    async fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        self.memory.cache(offset, length).await
+    }
+    async fn block_status(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.memory.block_status(offset, length, most).await
+    }
+}
+
+/// One [`HeldExport`], under every name.
+pub(crate) struct HeldExports(Rc<HeldExport>);
+
+impl HeldExports {
+    pub(crate) fn new(reactor: &Reactor, gate: Gate) -> HeldExports {
+        let memory = MemoryExport::new("vm0", SIZE, reactor.pool().clone());
+        HeldExports(Rc::new(HeldExport { memory, gate }))
+    }
+}
+
+impl Exports for HeldExports {
+    type Export = HeldExport;
+    fn list(&self, _after: &str, _names_max: usize) -> Vec<String> {
+        Vec::new()
+    }
+    fn open(&self, _name: &str) -> Result<Rc<HeldExport>> {
+        Ok(Rc::clone(&self.0))
+    }
 }
