@@ -177,7 +177,7 @@ async fn read<E: Export>(connection: Shared<E>, request: Request, whole: bool) {
     }
 }
 
-/// A long read with chunks: each piece is sent as soon as it is read, if it still can be.
+/// A long read with chunks: each piece is sent as soon as it is read.
 async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let end = request.offset + request.length;
@@ -186,7 +186,10 @@ async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
         let length = (end - at).min(piece_limit(at, request.length)) as u32;
         let bytes = length as usize;
         connection.claim(bytes).await;
-        let last = at + u64::from(length) == end || connection.outgoing.is_broken();
+        if connection.outgoing.is_broken() {
+            return connection.finish(bytes, |_| {});
+        }
+        let last = at + u64::from(length) == end;
         let data = match connection.export.read(at, length).await {
             Ok(data) => data,
             Err(error) => return connection.finish_error(to, bytes, &error),
