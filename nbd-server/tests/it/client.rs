@@ -332,7 +332,11 @@ impl Pending {
                 self.content(u64_at(0), &vec![0; u32_at(8) as usize]);
             }
             5 => {
-                assert!(self.command == STATUS && u32_at(0) == 1 && (payload.len() - 4).is_multiple_of(8));
+                assert!(
+                    self.command == STATUS
+                        && u32_at(0) == 1
+                        && (payload.len() - 4).is_multiple_of(8)
+                );
                 self.reply.extents = (4..payload.len())
                     .step_by(8)
                     .map(|at| (u64::from(u32_at(at)), u32_at(at + 4)))
