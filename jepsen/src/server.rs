@@ -234,16 +234,15 @@ impl Server {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// One `ready` line for each address asked for.
     fn await_ready_line(&mut self, started: Instant) -> Result<()> {
-        let rest = READY_MAX.saturating_sub(started.elapsed());
-        match self.ready.recv_timeout(rest) {
-            Ok(line) => {
-                self.ready_lines.push(line);
-                self.ready_lines.extend(self.ready.try_iter());
-                Ok(())
-            }
-            Err(_) => Err(self.not_ready()),
+        let further = self.setup.arguments.iter().filter(|a| *a == "--listen").count();
+        while self.ready_lines.len() < 1 + further {
+            let rest = READY_MAX.saturating_sub(started.elapsed());
+            let line = self.ready.recv_timeout(rest).map_err(|_| self.not_ready())?;
+            self.ready_lines.push(line);
         }
+        Ok(())
     }
 
     fn await_socket(&mut self, started: Instant) -> Result<()> {

@@ -217,7 +217,8 @@ impl Plan {
         let sectors = choose_sectors(random, volume_sectors);
         let fua = if random.below(8) == 0 { FLAG_FUA } else { 0 };
         let no_hole = if random.below(2) == 0 { FLAG_NO_HOLE } else { 0 };
-        let whole_blocks = sectors.first % BLOCK_SECTORS == 0 && sectors.count % BLOCK_SECTORS == 0;
+        let whole_blocks =
+            [sectors.first, sectors.count].iter().all(|n| n.is_multiple_of(BLOCK_SECTORS));
         let trimmed = if whole_blocks { Effect::Zero } else { Effect::MayZero };
         let (command, effect, flags) = match random.below(100) {
             0..75 => (Command::Write, Some(Effect::Write), fua),
