@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod load;
 pub mod procfs;
 pub mod random;
+pub mod table;
 
 /// A measurement either works or says in one sentence why not.
 pub type Result<T> = std::result::Result<T, String>;

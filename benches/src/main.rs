@@ -1,11 +1,12 @@
 //! The measuring program: `load` runs one load, `table` the whole comparison.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use ashlar_benches::address::Target;
 use ashlar_benches::load::{Load, Until, run};
-use ashlar_benches::{Result, interrupt, procfs};
+use ashlar_benches::{Result, interrupt, procfs, table};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -19,6 +20,24 @@ struct Cli {
 enum Command {
     /// Run one load against an NBD export, with the raw pipelined client.
     Load(LoadArgs),
+    /// Measure Ashlar, raw fio, qemu-nbd and nbdkit side by side and write docs/benchmarks.md.
+    Table(TableArgs),
+}
+
+#[derive(Args)]
+struct TableArgs {
+    /// Small volumes and short runs: under 4 minutes, for trying.
+    #[arg(long)]
+    quick: bool,
+    /// Where the document goes.
+    #[arg(long, default_value = "docs/benchmarks.md")]
+    out: PathBuf,
+    /// Directory on the file system to be measured; needs 22 GiB (quick: 6 GiB).
+    #[arg(long, default_value = "target")]
+    directory: PathBuf,
+    /// The program `ashlar`; built in release mode if not given.
+    #[arg(long)]
+    ashlar: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -52,6 +71,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = interrupt::install().and_then(|()| match cli.command {
         Command::Load(args) => load(&args),
+        Command::Table(args) => table(args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,6 +79,43 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn table(args: TableArgs) -> Result<()> {
+    let program = match args.ashlar {
+        Some(program) => program,
+        None => build_ashlar()?,
+    };
+    let directory = args.directory.canonicalize();
+    let directory = directory.map_err(|e| format!("{}: {e}", args.directory.display()))?;
+    let text = table::run(&table::Options { quick: args.quick, program, directory })?;
+    if let Some(folder) = args.out.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    }
+    std::fs::write(&args.out, &text).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    print!("{text}");
+    Ok(())
+}
+
+/// The release build, beside this very program if that is one, too.
+fn build_ashlar() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|e| format!("where am I: {e}"))?;
+    let target = own.parent().and_then(|folder| folder.parent());
+    let target = target.ok_or("this program is in no target directory: use --ashlar")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let status = std::process::Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "ashlar-nbd-server", "--bin", "ashlar"])
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status()
+        .map_err(|e| format!("cannot run cargo: {e}; use --ashlar"))?;
+    if status.success() {
+        Ok(target.join("release/ashlar"))
+    } else {
+        Err("building ashlar failed".into())
     }
 }
 

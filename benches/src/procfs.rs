@@ -24,6 +24,23 @@ pub fn own_process_cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
+/// CPU time of this process and of all its children that have ended.
+pub fn own_and_children_cpu() -> Result<Duration> {
+    let stat = read("/proc/self/stat")?;
+    let (_, rest) = stat.rsplit_once(')').ok_or("odd /proc/self/stat")?;
+    Ok(ticks(rest.split_whitespace().skip(11).take(4).filter_map(|v| v.parse::<u64>().ok()).sum()))
+}
+
+/// CPU time of the kernel's own threads, as far as they can be seen.
+pub fn kernel_threads_cpu() -> Duration {
+    let Ok(entries) = fs::read_dir("/proc") else { return Duration::ZERO };
+    let stats = entries.flatten().filter(|entry| {
+        entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
+    });
+    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    ticks(stats.filter_map(|stat| kernel_thread_ticks(&stat)).sum())
+}
+
 /// CPU time of process `pid` with all its threads, also those that ended. Whole ticks of 10 ms.
 pub fn process_cpu(pid: u32) -> Result<Duration> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
@@ -44,14 +61,13 @@ pub fn process_rss(pid: u32) -> Result<(u64, u64)> {
     Ok((kib("VmRSS:")? << 10, kib("RssAnon:")? << 10))
 }
 
-/// CPU time spent by everything on this machine (idle and I/O wait excluded).
+/// CPU time spent by everything on this machine: user, nice and system time. Interrupts and stolen
+/// time belong to nobody.
 pub fn machine_busy() -> Result<Duration> {
     let stat = read("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let values: Vec<u64> = line.split_whitespace().skip(1).map_while(|v| v.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guest time is already inside user time.
-    let busy = values.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4);
-    Ok(ticks(busy.map(|(_, v)| v).sum()))
+    Ok(ticks(values.iter().take(3).sum()))
 }
 
 fn read(path: &str) -> Result<String> {
@@ -72,6 +88,16 @@ fn parse_stat(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// `PF_KTHREAD` in the flags field.
+const KERNEL_THREAD_FLAG: u64 = 0x0020_0000;
+
+fn kernel_thread_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let flags: u64 = rest.split_whitespace().nth(6)?.parse().ok()?;
+    let (user, system) = parse_stat(stat)?;
+    (flags & KERNEL_THREAD_FLAG != 0).then_some(user + system)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use ashlar_jepsen::random::Random;
 
 use crate::disk::{Disk, PROGRAMS, exclusive};
-use crate::tools::{Place, has, may_mount, run};
+use crate::tools::{Place, has, may_mount, output, run, skip};
 
 const VOLUME_BYTES: u64 = 512 << 20;
 const FILES: u64 = 120;
@@ -70,13 +70,12 @@ fn survives(test: &str, kernel_name: &str, system: &FileSystem) {
 
 /// The programs may be there and the kernel's part missing.
 fn kernel_knows(test: &str, name: &str) -> bool {
-    use std::io::Write;
     let known = fs::read_to_string("/proc/filesystems").unwrap();
     let loaded = || known.split_whitespace().any(|word| word == name);
-    if loaded() || crate::tools::output("modprobe", &[name]).status.success() {
+    if loaded() || output("modprobe", &[name]).status.success() {
         return true;
     }
-    writeln!(std::io::stderr(), "skipped: {test} needs {name} in the kernel").unwrap();
+    skip(test, &format!("{name} in the kernel"));
     false
 }
 
@@ -90,7 +89,7 @@ fn content(number: u64) -> Option<Vec<u8>> {
     let mut random = Random::new(number);
     let mut bytes = vec![0u8; random.below(FILE_MAX_BYTES) as usize];
     random.fill(&mut bytes);
-    (number % 3 != 0).then_some(bytes)
+    (!number.is_multiple_of(3)).then_some(bytes)
 }
 
 fn name(point: &Path, number: u64) -> std::path::PathBuf {

@@ -50,8 +50,9 @@ pub(crate) fn is_ashlar(test: &str) -> bool {
 }
 
 /// Straight to stderr, which the test harness does not capture as it does `eprintln!`.
-fn skip(test: &str, need: &str) {
-    writeln!(std::io::stderr(), "skipped: {test} needs {need}").unwrap();
+pub(crate) fn skip(test: &str, need: &str) {
+    let line = format!("skipped: {test} needs {need}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 fn is_installed(program: &str) -> bool {
