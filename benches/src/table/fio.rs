@@ -3,11 +3,12 @@
 //! Must never know: which server is behind a URI, or what a figure is compared with.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::process::{Reaped, tied_command};
 use crate::address::Target;
 use crate::{Result, interrupt};
 
@@ -68,22 +69,10 @@ pub struct Outcome {
     pub client_micros: f64,
 }
 
-/// A child that does not outlive its owner.
-#[derive(Debug)]
-pub struct Reaped(pub Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // Both fail only if it has ended and been reaped.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs `job`; the report file goes to `folder`.
 pub fn run(job: &Job, folder: &Path) -> Result<Outcome> {
     let report = folder.join("fio.json");
-    let mut command = Command::new("fio");
+    let mut command = tied_command(Path::new("fio"));
     command.args(arguments(job)).arg(format!("--output={}", report.display()));
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = Reaped(command.spawn().map_err(|e| format!("cannot run fio: {e}"))?);

@@ -5,6 +5,7 @@
 
 pub mod fio;
 pub mod machine;
+pub mod process;
 pub mod report;
 pub mod servers;
 pub mod side;

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::fio::Reaped;
+use super::process::{Reaped, tied_command};
 use crate::address::{Endpoint, Target};
 use crate::{Result, interrupt};
 
@@ -121,17 +121,6 @@ pub fn nbdkit_file(image: &Path) -> Result<Server> {
 
 fn target(socket: &Path) -> Target {
     Target { endpoint: Endpoint::Unix(socket.to_owned()), export: VOLUME.to_owned() }
-}
-
-/// A command whose process dies with this one.
-fn tied_command(program: &Path) -> Command {
-    let setpriv = Path::new("/usr/bin/setpriv");
-    if !setpriv.exists() {
-        return Command::new(program);
-    }
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-    command
 }
 
 fn spawn(mut command: Command) -> Result<Reaped> {

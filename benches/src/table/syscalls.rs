@@ -4,10 +4,10 @@
 //! batches different, never its syscalls cheaper; the count is exact.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::fio::Reaped;
+use super::process::{Reaped, tied_command};
 use super::report::{Goal, Row};
 use super::servers::Server;
 use super::state::run_clean;
@@ -40,7 +40,7 @@ pub fn rows(server: &Server, folder: &Path, span_bytes: u64) -> Vec<Row> {
 
 fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> Result<f64> {
     let report = folder.join(format!("strace-{depth}"));
-    let mut command = Command::new("strace");
+    let mut command = tied_command(Path::new("strace"));
     command.args(["-c", "-f", "-o"]).arg(&report).args(["-p", &server.pid().to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut strace = Reaped(command.spawn().map_err(|e| format!("cannot run strace: {e}"))?);
