@@ -122,6 +122,28 @@ fn damaged_stores_are_refused() {
     assert_one_sentence(&ashlar(&["check", &zeroed]), &[1]);
 }
 
+/// The format promises for ever: magic, then the version as a little-endian u32 at byte 8 of both
+/// superblocks, the second one 1 MiB after the first.
+#[test]
+fn newer_stores_are_refused_and_kept() {
+    if !is_ashlar("newer_stores_are_refused_and_kept") {
+        return;
+    }
+    let place = Place::new("newer", 1 << 20);
+    let store = formatted(&place, "store");
+    let mut bytes = fs::read(&store).unwrap();
+    for at in [8, (1 << 20) + 8] {
+        bytes[at..at + 4].copy_from_slice(&77u32.to_le_bytes());
+    }
+    fs::write(&store, &bytes).unwrap();
+    for refused in [serve(&place, &store), ashlar(&["check", &store])] {
+        assert_one_sentence(&refused, &[1]);
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(stderr.contains("77"), "the version is not named: {stderr}");
+    }
+    assert!(fs::read(&store).unwrap() == bytes, "a newer store was changed");
+}
+
 #[test]
 fn format_does_not_overwrite() {
     if !is_ashlar("format_does_not_overwrite") {

@@ -9,6 +9,7 @@ mod admin;
 mod bad_input;
 mod clients;
 mod crash;
+mod damage;
 mod disk;
 mod filesystem;
 mod fio;

@@ -1,6 +1,6 @@
 //! What the tests share: skipping visibly, running programs, a server in a directory of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -59,16 +59,21 @@ fn is_installed(program: &str) -> bool {
     if program.contains('/') {
         return Path::new(program).exists();
     }
+    std::env::split_paths(&path_with_sbin()).any(|folder| folder.join(program).is_file())
+}
+
+/// Programs that make and mount file systems are often outside a user's path.
+fn path_with_sbin() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin"].map(Into::into);
-    std::env::split_paths(&path).chain(usual).any(|folder| folder.join(program).is_file())
+    std::env::join_paths(std::env::split_paths(&path).chain(usual)).unwrap()
 }
 
 /// A program with a time limit.
 pub(crate) fn command<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "5", PROGRAM_MAX_SECONDS, program]).args(arguments);
-    command.env("LC_ALL", "C").current_dir("/");
+    command.env("LC_ALL", "C").env("PATH", path_with_sbin()).current_dir("/");
     command
 }
 
