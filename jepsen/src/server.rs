@@ -117,7 +117,9 @@ impl Setup {
         file.and_then(|file| file.set_len(*size)).map_err(|e| format!("image: {e}"))?;
         let _ = std::fs::remove_file(self.socket()); // a killed peer leaves its socket behind
         let mut command = tied_command(Path::new("qemu-nbd"));
-        command.args(["-f", "raw", "--persistent", "--shared=64", "--discard=unmap", "-x", name]);
+        // Killed in the middle of a copy into the page cache, it would leave half a sector.
+        command.args(["-f", "raw", "--cache=none", "--persistent", "--shared=64"]);
+        command.args(["--discard=unmap", "-x", name]);
         command.args(&self.arguments).arg("-k").arg(self.socket()).arg(self.store());
         Ok(command)
     }
