@@ -8,6 +8,7 @@ pub mod client;
 pub mod interrupt;
 pub mod load;
 pub mod procfs;
+pub mod program;
 pub mod random;
 pub mod table;
 

@@ -1,12 +1,12 @@
 //! The measuring program: `load` runs one load, `table` the whole comparison.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use ashlar_benches::address::Target;
 use ashlar_benches::load::{Load, Until, run};
-use ashlar_benches::{Result, interrupt, procfs, table};
+use ashlar_benches::{Result, interrupt, procfs, program, table};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -35,7 +35,7 @@ struct TableArgs {
     /// Directory on the file system to be measured; needs 22 GiB (quick: 6 GiB).
     #[arg(long, default_value = "target")]
     directory: PathBuf,
-    /// The program `ashlar`; built in release mode if not given.
+    /// The program `ashlar`; built in this program's own profile if not given.
     #[arg(long)]
     ashlar: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 fn table(args: TableArgs) -> Result<()> {
     let program = match args.ashlar {
         Some(program) => program,
-        None => build_ashlar()?,
+        None => program::build()?,
     };
     let directory = args.directory.canonicalize();
     let directory = directory.map_err(|e| format!("{}: {e}", args.directory.display()))?;
@@ -96,27 +96,6 @@ fn table(args: TableArgs) -> Result<()> {
     std::fs::write(&args.out, &text).map_err(|e| format!("{}: {e}", args.out.display()))?;
     print!("{text}");
     Ok(())
-}
-
-/// The release build, beside this very program if that is one, too.
-fn build_ashlar() -> Result<PathBuf> {
-    let own = std::env::current_exe().map_err(|e| format!("where am I: {e}"))?;
-    let target = own.parent().and_then(|folder| folder.parent());
-    let target = target.ok_or("this program is in no target directory: use --ashlar")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let status = std::process::Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "ashlar-nbd-server", "--bin", "ashlar"])
-        .arg("--manifest-path")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        .status()
-        .map_err(|e| format!("cannot run cargo: {e}; use --ashlar"))?;
-    if status.success() {
-        Ok(target.join("release/ashlar"))
-    } else {
-        Err("building ashlar failed".into())
-    }
 }
 
 fn load(args: &LoadArgs) -> Result<()> {

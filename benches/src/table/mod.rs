@@ -57,13 +57,20 @@ impl Scale {
 }
 
 /// A working directory that is removed on drop.
-struct Workplace(PathBuf);
+#[derive(Debug)]
+pub struct Workplace(PathBuf);
 
 impl Workplace {
-    fn new(directory: &Path) -> Result<Workplace> {
+    /// Makes it below `directory`.
+    pub fn new(directory: &Path) -> Result<Workplace> {
         let path = directory.join(format!("ashlar-bench-{}", std::process::id()));
         fs::create_dir_all(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
         Ok(Workplace(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -80,7 +87,7 @@ pub fn run(options: &Options) -> Result<String> {
     let started = Instant::now();
     let scale = Scale::of(options.quick);
     let place = Workplace::new(&options.directory)?;
-    let folder = place.0.as_path();
+    let folder = place.path();
     let program = options.program.clone();
     let ashlar = Ashlar {
         program,

@@ -20,6 +20,9 @@ const REQUESTS: u64 = 20_000;
 const ATTACH_MAX: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// What `count` says where processes may not trace each other.
+pub const NOT_ALLOWED: &str = "strace could not attach to the server";
+
 /// The two rows, for deep and for single requests.
 pub fn rows(server: &Server, folder: &Path, span_bytes: u64) -> Vec<Row> {
     [(64, 0.15), (1, 3.0)]
@@ -38,7 +41,8 @@ pub fn rows(server: &Server, folder: &Path, span_bytes: u64) -> Vec<Row> {
         .collect()
 }
 
-fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> Result<f64> {
+/// Syscalls of `server` per 4k random write at this depth; strace reports into `folder`.
+pub fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> Result<f64> {
     let report = folder.join(format!("strace-{depth}"));
     let mut command = tied_command(Path::new("strace"));
     command.args(["-c", "-f", "-o"]).arg(&report).args(["-p", &server.pid().to_string()]);
@@ -74,7 +78,7 @@ fn await_attached(pid: u32, strace: &mut Reaped) -> Result<()> {
         }
         let ended = !matches!(strace.0.try_wait(), Ok(None));
         if ended || started.elapsed() > ATTACH_MAX {
-            return Err("strace could not attach to the server".into());
+            return Err(NOT_ALLOWED.into());
         }
         std::thread::sleep(LOOK_INTERVAL);
     }
