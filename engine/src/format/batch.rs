@@ -7,6 +7,9 @@
 //! Invariant: `decode(encode(x)) == x`, and any changed byte is refused.
 //! Must never know: I/O, the index.
 
+#[cfg(test)]
+pub(super) mod layout;
+
 use super::{FORMAT_VERSION, Seal};
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentSequence, VolumeId};
