@@ -1,2 +1,5 @@
 //! Integration tests of the engine, one binary.
+mod golden;
 mod reactor;
+mod sparse;
+mod tidy;
