@@ -437,6 +437,11 @@ impl Drop for Inner {
 }
 
 impl LocalStore {
+    /// A volume that was found before; if it was deleted since, every call on it fails.
+    pub(crate) fn volume_by_id(&self, id: VolumeId, size_bytes: u64) -> LocalVolume {
+        LocalVolume::new(self.clone(), id, size_bytes)
+    }
+
     pub(crate) fn locks(&self) -> &Locks {
         &self.inner.locks
     }

@@ -16,6 +16,7 @@ mod ring;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod timers;
 #[cfg(feature = "tokio-uring")]
 mod tokio_device;
@@ -26,6 +27,7 @@ pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
 pub use open::DeviceOptions;
 pub use random::RandomStream;
 pub use remote::Remote;
+pub use thread::start_thread;
 #[cfg(feature = "tokio-uring")]
 pub use tokio_device::TokioDevice;
 
