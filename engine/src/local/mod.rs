@@ -148,7 +148,10 @@ impl LocalStore {
             }
             recovery.handle_wave(results)?;
         }
-        let store = recovery.finish(reactor.now())?;
+        let mut store = recovery.finish(reactor.now())?;
+        if device.is_preallocated() {
+            store.set_preallocated();
+        }
         let inner = Rc::new(Inner {
             reactor: reactor.clone(),
             device,

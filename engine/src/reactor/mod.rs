@@ -82,6 +82,12 @@ pub trait BlockDevice {
     /// Usable size in bytes.
     fn size_bytes(&self) -> u64;
 
+    /// Whether every byte has its place on the medium already, as on a raw block device: writing
+    /// it for the first time costs no more than writing it again.
+    fn is_preallocated(&self) -> bool {
+        false
+    }
+
     /// Queues an operation; it is handed to the kernel at the end of the reactor's turn.
     fn submit(&self, token: u64, op: DeviceOp);
 
