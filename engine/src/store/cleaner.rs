@@ -86,7 +86,7 @@ impl Store {
         self.fill_cold_batch();
         if self.cleaner.victim.is_none() {
             let soon = self.segments.free() + self.segments.empty();
-            let can_grow = self.segments.unprepared() > 0 && !self.is_device_full();
+            let can_grow = self.segments.unprepared() > 0 && !self.device_full;
             if can_grow || soon >= low_water(&self.segments) {
                 return;
             }

@@ -103,6 +103,8 @@ pub(crate) struct Log {
     epoch: u64,
     epoch_first: Lsn,
     last_activity: Nanos,
+    /// Data may take the segments that are kept for cleaning.
+    reserve_open: bool,
     /// Blocks written since the log was opened, headers included.
     written_blocks: u64,
 }
@@ -120,6 +122,7 @@ impl Log {
             epoch,
             epoch_first: last.next(),
             last_activity: Nanos(0),
+            reserve_open: false,
             written_blocks: 0,
         }
     }
@@ -258,7 +261,8 @@ impl Log {
             segments.seal(id, last);
             return Some(write);
         }
-        let kept = if heat == Heat::Hot { RESERVED_SEGMENTS } else { 0 };
+        let reserved = heat == Heat::Hot && !self.reserve_open;
+        let kept = if reserved { RESERVED_SEGMENTS } else { 0 };
         if segments.free() <= kept {
             return None;
         }
@@ -370,6 +374,11 @@ impl Log {
             point.segment = None;
         }
         waiters
+    }
+
+    /// Lets data take the segments that are kept for cleaning.
+    pub(crate) fn set_reserve_open(&mut self, open: bool) {
+        self.reserve_open = open;
     }
 
     /// Whether data writes wait for a free segment.

@@ -78,7 +78,7 @@ impl Store {
     /// Blocks of data the store takes before it says it is full.
     pub(super) fn capacity_blocks(&self) -> u64 {
         let segments = u64::from(self.segments.count());
-        let missing = if self.is_device_full() { self.segments.unprepared() as u64 } else { 0 };
+        let missing = if self.device_full { self.segments.unprepared() as u64 } else { 0 };
         let usable = segments.saturating_sub(missing).saturating_sub(OVERHEAD_SEGMENTS);
         // One block in 12 stays free for headers, checkpoints, and so that cleaning always gains.
         usable * u64::from(self.segments.segment_blocks()) * 11 / 12
@@ -110,7 +110,7 @@ impl Store {
             checkpoint_lsn: self.checkpointer.last_lsn(),
             checkpoint_running: self.checkpointer.is_running(),
             cleaner_running: self.cleaner.victim().is_some(),
-            device_full: self.is_device_full(),
+            device_full: self.device_full,
             counters: self.counters,
             failed: self.failed.as_ref().map(ToString::to_string),
         }
