@@ -246,8 +246,9 @@ impl Log {
             let (old_records, old_sums) =
                 previous.map_or((0, 0), |p| (p.records.len(), p.checksums.len()));
             let with_copy = header_blocks(records, blocks, old_records, old_sums);
-            // Room for the batch itself and for the empty batch that ends the segment after it.
-            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks)
+            // Room for the batch itself, for an empty one that repeats it when the log falls idle,
+            // and for the one that ends the segment.
+            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks) + 1
         };
         if let Some(segment) = &self.points[heat as usize].segment {
             if segment.next.offset(needed).0 <= segment.end.0 {
@@ -317,6 +318,7 @@ impl Log {
         buffers.push(area);
         buffers.extend(batch.payload);
         segment.next = payload.offset(batch.blocks);
+        assert!(segment.next <= segment.end, "a batch reaches past its segment");
         segment.uncopied = !batch.records.is_empty();
         let of = Previous { location: header.location, header_blocks: blocks, checksum, lsn };
         let table = Rc::new(TableCopy { of, records: batch.records, checksums });
