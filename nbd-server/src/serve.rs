@@ -8,7 +8,7 @@ use crate::export::{Export, ReadData, errno_of};
 use crate::limits::EXTENTS_MAX;
 use crate::outgoing::Batch;
 use crate::proto::reply::{self, To};
-use crate::proto::{Command, Errno, Framing, Refusal, Request, WritePiece, piece_limit};
+use crate::proto::{Command, Framing, Refusal, Request, WritePiece, piece_limit};
 use crate::session::Connection;
 use ashlar_engine::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -40,10 +40,8 @@ impl<E> Connection<E> {
 
     fn finish_error(&self, to: To, bytes: usize, error: &Error) {
         let errno = errno_of(error);
-        // What the store cannot do is the operator's business, not only this client's.
-        if errno == Errno::Io {
-            tracing::warn!(%error, offset = to.offset, "request failed");
-        }
+        // The store reports what is wrong with it; here every request could be a line.
+        tracing::debug!(%error, offset = to.offset, "request failed");
         self.shared.count_error();
         self.finish(bytes, |batch| {
             batch.head(|out| reply::error(out, to, errno, &error.to_string()));
