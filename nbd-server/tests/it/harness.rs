@@ -30,7 +30,7 @@ pub(crate) struct TestServer {
     pub(crate) tcp: std::net::SocketAddr,
     directory: PathBuf,
     stop: Arc<Mutex<Signal>>,
-    thread: Option<JoinHandle<(Counters, usize)>>,
+    thread: Option<JoinHandle<(Counters, usize, u64)>>,
 }
 
 impl TestServer {
@@ -62,7 +62,7 @@ impl TestServer {
         let serve = move || {
             Reactor::run(ReactorOptions::default(), |reactor| async move {
                 let exports = Rc::new(exports(&reactor));
-                let server = Server::new(reactor, exports, options);
+                let server = Server::new(reactor.clone(), exports, options);
                 server.listen(&Address::Unix(path)).expect("listen");
                 let any = Address::Tcp("127.0.0.1:0".parse().expect("address"));
                 let Address::Tcp(tcp) = server.listen(&any).expect("listen") else {
@@ -71,7 +71,7 @@ impl TestServer {
                 ready.send(tcp).expect("ready");
                 stopped(signal).await;
                 let cut = server.shutdown().await;
-                (server.counters(), cut)
+                (server.counters(), cut, reactor.stats().enters)
             })
             .expect("reactor")
         };
@@ -100,6 +100,16 @@ impl TestServer {
 
     /// Shuts down. Returns the counters and how many connections had to be cut.
     pub(crate) fn stop(mut self) -> (Counters, usize) {
+        let (counters, cut, _) = self.join();
+        (counters, cut)
+    }
+
+    /// Shuts down. Returns how often the server entered the kernel.
+    pub(crate) fn stop_enters(mut self) -> u64 {
+        self.join().2
+    }
+
+    fn join(&mut self) -> (Counters, usize, u64) {
         self.begin_stop();
         self.thread.take().expect("running").join().expect("the server did not panic")
     }

@@ -120,3 +120,31 @@ fn options_of_one_handshake_are_bounded() {
     }
     assert!(closed, "more than 25,000 options were answered");
 }
+
+/// Entries to the kernel per request: what the server costs beyond the work itself. A bound on
+/// counts, not on time; the client sends each round of requests in one go.
+#[test]
+fn kernel_entries_per_request_are_few() {
+    // Requests in flight, rounds, entries per hundred requests.
+    for (depth, rounds, limit) in [(64, 100, 15), (1, 500, 300)] {
+        for (command, data) in [(1, vec![7; 4096]), (READ, vec![])] {
+            let server = TestServer::start();
+            let mut client = Client::open(&server.socket, "vm0", Style::Simple);
+            for _ in 0..rounds {
+                let mut script = Vec::new();
+                for block in 0..depth {
+                    let cookie = client.expect(command, block * 4096, 4096);
+                    let what = (command, 0);
+                    script.extend(client.request_bytes(what, cookie, block * 4096, 4096, &data));
+                }
+                client.send(&script);
+                (0..depth).for_each(|_| assert_eq!(client.reply().errno, 0));
+            }
+            client.leave();
+            let (enters, requests) = (server.stop_enters(), rounds * depth);
+            eprintln!("depth {depth} command {command}: {enters} entries, {requests} requests");
+            let allowed = requests * limit / 100 + 50;
+            assert!(enters <= allowed, "{enters} entries for {requests} requests");
+        }
+    }
+}
