@@ -42,6 +42,8 @@ pub const PARSE_BUFFER_SHRINK_AFTER: u32 = 256;
 
 /// Requests of one connection that are not answered or whose answer is not sent.
 pub const IN_FLIGHT_REQUESTS_MAX: u32 = 1024;
+/// Reads of more than one piece of one connection: as many as can have a piece each in flight.
+pub const LONG_READS_MAX: u32 = 32;
 /// Payload bytes of one connection in flight; reading stops when it is passed.
 pub const IN_FLIGHT_MAX_BYTES: usize = 32 << 20;
 /// Payload bytes of one connection that are granted even when the server's are used up, so that
@@ -51,8 +53,6 @@ pub const IN_FLIGHT_GRANTED_BYTES: usize = 256 << 10;
 pub const IN_FLIGHT_TOTAL_MAX_BYTES: usize = 256 << 20;
 /// How long a send may take while others wait for the bytes it holds.
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
-/// How often those who wait for bytes look for such a send.
-pub const SEND_STALL_CHECK: Duration = Duration::from_secs(5);
 
 /// Connections served at once.
 pub const CONNECTIONS_MAX: usize = 512;

@@ -5,6 +5,7 @@
 //! Must never know: how bytes arrive or leave.
 
 use crate::export::{Export, ReadData, errno_of};
+use crate::flow::LongRead;
 use crate::limits::EXTENTS_MAX;
 use crate::outgoing::Batch;
 use crate::proto::reply::{self, To};
@@ -180,10 +181,11 @@ async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let end = request.offset + request.length;
     let mut at = request.offset;
+    let mut long = LongRead::begin(&connection.flow);
     loop {
         let length = (end - at).min(piece_limit(at, request.length)) as u32;
         let bytes = length as usize;
-        connection.claim(bytes).await;
+        connection.charge(&mut long, bytes).await;
         if connection.outgoing.is_broken() {
             return connection.finish(bytes, |_| {});
         }
@@ -210,7 +212,8 @@ async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
 async fn read_gathered<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let total = request.length as usize;
-    connection.claim(total).await;
+    let mut long = LongRead::begin(&connection.flow);
+    connection.charge(&mut long, total).await;
     let end = request.offset + request.length;
     let mut at = request.offset;
     let mut pieces = Vec::new();

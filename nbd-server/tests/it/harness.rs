@@ -1,9 +1,9 @@
 //! A server on a thread of its own, on a Unix socket in a directory of its own.
 
 use crate::client::{Client, Style};
-use ashlar_engine::Result;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
+use ashlar_engine::{Error, ErrorKind, Result};
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
 use ashlar_nbd_server::{
     Counters, Export, ExportInfo, Exports, Extent, ReadData, Server, ServerOptions,
@@ -181,7 +181,23 @@ impl Gate {
     }
 }
 
-/// A memory export whose writes wait at a gate.
+/// Where a [`HeldExport`] has a damaged block, a full one, and one that is going away.
+pub(crate) const DAMAGED: u64 = 2 << 20;
+pub(crate) const FULL: u64 = 5 << 20;
+pub(crate) const CLOSED: u64 = 15 << 19;
+
+fn fault(offset: u64, length: u64) -> Result<()> {
+    for (at, kind) in
+        [(DAMAGED, ErrorKind::Corrupt), (FULL, ErrorKind::NoSpace), (CLOSED, ErrorKind::Closed)]
+    {
+        if offset < at + 4096 && at < offset + length {
+            return Err(Error::new(kind, format!("{kind:?} at {at}")));
+        }
+    }
+    Ok(())
+}
+
+/// A memory export whose writes wait at a gate, and which fails in some places.
 pub(crate) struct HeldExport {
     memory: MemoryExport,
     gate: Gate,
@@ -192,25 +208,31 @@ impl Export for HeldExport {
         self.memory.info()
     }
     async fn read(&self, offset: u64, length: u32) -> Result<ReadData> {
+        fault(offset, length.into())?;
         self.memory.read(offset, length).await
     }
     async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
         self.gate.pass().await;
+        fault(offset, data.len() as u64)?;
         self.memory.write(offset, data).await
     }
     async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {
+        fault(offset, length)?;
         self.memory.write_zeroes(offset, length, allocate).await
     }
     async fn trim(&self, offset: u64, length: u64) -> Result<()> {
+        fault(offset, length)?;
         self.memory.trim(offset, length).await
     }
     async fn flush(&self) -> Result<()> {
         self.memory.flush().await
     }
     async fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        fault(offset, length)?;
         self.memory.cache(offset, length).await
     }
     async fn block_status(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        fault(offset, length)?;
         self.memory.block_status(offset, length, most).await
     }
 }
