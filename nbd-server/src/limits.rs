@@ -19,10 +19,10 @@ pub const OPTIONS_MAX: u32 = 16_384;
 pub const STRING_MAX_BYTES: usize = 4096;
 /// Bytes of an error text sent to a client: one sentence.
 pub const MESSAGE_MAX_BYTES: usize = 256;
-/// Export names fetched from the registry at once while listing.
-pub const LIST_PAGE_MAX: usize = 64;
+/// Export names fetched from the registry at once while listing; each may be a long string.
+pub const LIST_PAGE_MAX: usize = 2;
 /// Handshake output that is gathered before it is sent.
-pub const HANDSHAKE_OUTPUT_BYTES: usize = 16 << 10;
+pub const HANDSHAKE_OUTPUT_BYTES: usize = 8 << 10;
 /// What one unfinished handshake may hold: parse buffer, output, one option's names.
 pub const HANDSHAKE_MEMORY_MAX_BYTES: usize = 64 << 10;
 
@@ -67,7 +67,8 @@ const _: () = assert!(IN_FLIGHT_MAX_BYTES >= PAYLOAD_MAX_BYTES as usize);
 const _: () = assert!(IN_FLIGHT_TOTAL_MAX_BYTES >= 2 * IN_FLIGHT_MAX_BYTES);
 const _: () = assert!(PARSE_BUFFER_MIN_BYTES >= OPTION_DATA_MAX_BYTES + 16);
 const _: () = assert!(OPTION_DATA_MAX_BYTES >= STRING_MAX_BYTES + 64);
+// Names are held twice, as fetched and encoded; vectors may have room for twice what they hold.
 const _: () = assert!(
-    PARSE_BUFFER_MIN_BYTES + 2 * HANDSHAKE_OUTPUT_BYTES + OPTION_DATA_MAX_BYTES
+    PARSE_BUFFER_MIN_BYTES + HANDSHAKE_OUTPUT_BYTES + 4 * LIST_PAGE_MAX * (STRING_MAX_BYTES + 64)
         <= HANDSHAKE_MEMORY_MAX_BYTES
 );

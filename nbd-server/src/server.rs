@@ -156,7 +156,7 @@ impl Drop for Entry {
     }
 }
 
-/// Serves exports over NBD. Cheap to clone; clones are the same server.
+/// Serves exports over NBD until [`Server::shutdown`]. Cheap to clone; clones are the same server.
 pub struct Server<X: Exports> {
     shared: Rc<Shared>,
     exports: Rc<X>,
