@@ -7,8 +7,11 @@ pub mod nbd_session;
 pub mod nbd_transmission;
 mod pipe;
 
+/// Runs one input; panics if something is wrong.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [
+pub const TARGETS: [(&str, Target); 3] = [
     ("nbd_handshake", nbd_handshake::target),
     ("nbd_session", nbd_session::target),
     ("nbd_transmission", nbd_transmission::target),
