@@ -33,12 +33,30 @@ pub(crate) enum Command {
     /// Serve every volume of a store over NBD until SIGTERM or SIGINT.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Make an empty store of a file or block device.
+    #[command(after_help = FORMAT_EXAMPLES)]
+    Format(FormatArgs),
+    /// Create, list, show and delete volumes.
+    ///
+    /// Asks the server that runs on the store; without one, works on the store itself.
+    Volume(VolumeArgs),
+    /// Show space, volumes, segments, write amplification, errors and load of a running server.
+    Status(StatusArgs),
+    /// Verify a store that is not in use: every checksum, and the index against the segments.
+    ///
+    /// Writes nothing. Names the volume and the blocks of all damage; exit code 1 if there is any.
+    Check(CheckArgs),
     /// Print a completion script: `ashlar completions bash > /etc/bash_completion.d/ashlar`.
     Completions {
         /// For which shell.
         shell: Shell,
     },
 }
+
+const FORMAT_EXAMPLES: &str = "\
+Examples:
+  ashlar format /srv/ashlar.store --size 16G
+  ashlar format /dev/vdb";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -96,4 +114,95 @@ pub(crate) struct ServeArgs {
     /// Write nothing to the store and refuse writes.
     #[arg(long)]
     pub(crate) read_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    /// A file (made if it does not exist) or a block device.
+    #[arg(value_name = "STORE")]
+    pub(crate) path: PathBuf,
+    /// Size of the store [default: all of what exists].
+    #[arg(long)]
+    pub(crate) size: Option<Size>,
+    /// Destroy what is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which store or server is meant.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The store [default: ashlar.store].
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) store: Option<PathBuf>,
+    /// The server's admin socket [default: STORE.sock].
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) admin: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The store that is meant.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| STORE_DEFAULT.into())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Report as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: VolumeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Create a thin volume: it takes space only for what is written to it.
+    Create {
+        /// Letters, digits, '.', '_' and '-'.
+        name: String,
+        /// A multiple of 512 bytes; may be larger than the store.
+        #[arg(long)]
+        size: Size,
+    },
+    /// List all volumes.
+    List,
+    /// Show one volume.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a volume and everything in it, at once and without asking.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Although clients have it open.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The store.
+    #[arg(value_name = "STORE")]
+    pub(crate) path: PathBuf,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -5,13 +5,18 @@
 //! Must never know: what a command does.
 
 mod address;
+mod admin;
+mod check;
 mod cli;
 mod failure;
+mod format;
 mod log;
 mod output;
+mod progress;
 mod serve;
 mod size;
 mod store;
+mod volume;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -32,9 +37,16 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<()> {
-    let log = cli.log;
+    let level = cli.log;
+    if !matches!(cli.command, Command::Serve(_)) {
+        log::start(level.unwrap_or(log::Level::Warn));
+    }
     match cli.command {
-        Command::Serve(args) => serve::run(args, log),
+        Command::Format(args) => format::run(&args),
+        Command::Volume(args) => volume::run(args),
+        Command::Status(args) => volume::status(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Serve(args) => serve::run(args, level),
         Command::Completions { shell } => output::completions(shell),
     }
 }

@@ -6,6 +6,7 @@ mod pid_file;
 mod signals;
 
 use super::address;
+use super::admin::{self, Serving};
 use super::cli::{STORE_DEFAULT, ServeArgs};
 use super::failure::{Failure, Result};
 use super::log::{self, Level};
@@ -34,26 +35,34 @@ pub(crate) fn run(args: ServeArgs, level: Option<Level>) -> Result<()> {
     served
 }
 
-async fn serve(
-    reactor: &Reactor,
-    args: &ServeArgs,
-    path: &Path,
-    signals: Signals,
-) -> Result<()> {
+async fn serve(reactor: &Reactor, args: &ServeArgs, path: &Path, signals: Signals) -> Result<()> {
     let store = open_or_create(reactor, args, path).await?;
     create_volumes(args, &store).await?;
     let exports = Rc::new(VolumeExports::new(store.clone(), args.read_only));
     let mut options = ServerOptions::default();
     options.read_only = args.read_only;
-    let server = Server::new(reactor.clone(), exports, options);
+    let server = Server::new(reactor.clone(), Rc::clone(&exports), options);
     let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let ready = listen(&server, &args.listen)?;
+    let socket = args.admin.clone().unwrap_or_else(|| store::admin_socket(path));
+    let admin = admin::server::listen(reactor, &socket)?;
+    let bound = listen(&server, &args.listen)?;
+    let serving = Serving {
+        server: server.clone(),
+        exports,
+        store_path: path.display().to_string(),
+        listen: bound.iter().map(address::uri).collect(),
+        read_only: args.read_only,
+        started: reactor.now(),
+    };
+    let ready: String = serving.listen.iter().map(|uri| format!("ready {uri}\n")).collect();
+    let admin = admin::server::serve(admin, store.clone(), Rc::new(serving));
     output::say(&ready)?;
     let watch = reactor.spawn(watch(reactor.clone(), store.clone()));
     tracing::info!(store = %path.display(), "serving");
     signals.stopped().await;
     tracing::info!("stopping");
     watch.cancel().await;
+    admin.cancel().await;
     let cut = server.shutdown().await;
     if cut > 0 {
         tracing::warn!(cut, "clients did not take their replies in time");
@@ -99,34 +108,28 @@ async fn create_volumes(args: &ServeArgs, store: &LocalStore) -> Result<()> {
     Ok(())
 }
 
-/// Listens everywhere; returns the lines that say so.
-fn listen(server: &Server<VolumeExports>, addresses: &[Address]) -> Result<String> {
-    let standard = [Address::Tcp(SocketAddr::from((
-        Ipv4Addr::LOCALHOST,
-        address::NBD_PORT_DEFAULT,
-    )))];
+/// Listens everywhere; returns the addresses with the ports in use.
+fn listen(server: &Server<VolumeExports>, addresses: &[Address]) -> Result<Vec<Address>> {
+    let standard =
+        [Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, address::NBD_PORT_DEFAULT)))];
     let addresses = if addresses.is_empty() { &standard } else { addresses };
-    let mut ready = String::new();
-    for address in addresses {
-        let bound = server.listen(address).map_err(|error| cannot_listen(address, &error))?;
-        ready.push_str(&format!("ready {}\n", address::uri(&bound)));
-    }
-    Ok(ready)
+    let listen =
+        |address: &Address| server.listen(address).map_err(|error| cannot_listen(address, &error));
+    addresses.iter().map(listen).collect()
 }
 
 /// Why nobody can be served at an address.
-pub(crate) fn cannot_listen(address: &Address, error: &std::io::Error) -> Failure {
-    let (what, flag) = match address {
-        Address::Tcp(socket) => (socket.to_string(), "--listen"),
-        Address::Unix(path) => (path.display().to_string(), "--listen or --admin"),
+fn cannot_listen(address: &Address, error: &std::io::Error) -> Failure {
+    let what = match address {
+        Address::Tcp(socket) => socket.to_string(),
+        Address::Unix(path) => path.display().to_string(),
     };
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Failure::new(format!("{what} is in use")).hint(format!("choose another with {flag}"))
-        }
-        _ => Failure::new(format!("cannot listen at {what}: {error}"))
-            .hint(format!("choose another place with {flag}")),
-    }
+    let why = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::new(format!("cannot listen at {what}: {why}"))
+        .hint("choose another address with --listen")
 }
 
 /// Says once that the store has fenced itself. Reads are still served.
