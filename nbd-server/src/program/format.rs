@@ -8,7 +8,7 @@ use super::cli::FormatArgs;
 use super::failure::{Failure, Result};
 use super::output::{say, say_json};
 use super::size::Size;
-use super::store;
+use super::{lock, store};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{DeviceOptions, Reactor, ReactorOptions};
 use ashlar_engine::store::Geometry;
@@ -74,18 +74,16 @@ fn device_bytes(path: &Path) -> Result<u64> {
 async fn format(reactor: &Reactor, args: &FormatArgs, size_bytes: u64) -> Result<()> {
     let path = &args.path;
     if store::is_unused(path) {
-        return store::create(reactor, path, Size(size_bytes)).await;
+        return store::create(reactor, path, Size(size_bytes)).await.map(drop);
     }
     // Opened with the lock: nobody else uses it from here on.
-    let device = reactor.open_device(path, &DeviceOptions::default()).map_err(|error| {
-        Failure::from(error).hint("stop the process that uses it, or choose another place")
-    })?;
+    let device = lock::open(reactor, path, &DeviceOptions::default()).await?;
     check_overwrite(reactor, args, &*device).await?;
     let is_file = metadata(path).is_ok_and(|found| found.is_file());
     if is_file {
         resize(path, size_bytes)?;
         drop(device);
-        return store::create(reactor, path, Size(size_bytes)).await;
+        return store::create(reactor, path, Size(size_bytes)).await.map(drop);
     }
     if device.size_bytes() < size_bytes {
         let has = device.size_bytes();

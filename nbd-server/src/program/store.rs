@@ -3,8 +3,8 @@
 //! Must never know: what they are opened for.
 
 use super::failure::{Failure, Result};
+use super::lock;
 use super::size::Size;
-use ashlar_engine::ErrorKind;
 use ashlar_engine::limits::{STORE_MAX_BYTES, STORE_MIN_BYTES};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{BlockDevice, DeviceOptions, Reactor};
@@ -22,17 +22,13 @@ const DEFAULT_UNIT_BYTES: u64 = 64 << 20;
 const DEFAULT_SLACK_BYTES: u64 = 256 << 20;
 
 /// Opens the device under a store; it must exist.
-pub(crate) fn open_device(
+async fn open_device(
     reactor: &Reactor,
     path: &Path,
     read_only: bool,
 ) -> Result<Rc<dyn BlockDevice>> {
     let options = DeviceOptions { read_only, ..DeviceOptions::default() };
-    let device = reactor.open_device(path, &options).map_err(|error| match error.kind() {
-        ErrorKind::Busy => Failure::from(error)
-            .hint("another process uses this store: stop it, or ask it through its admin socket"),
-        _ => error.into(),
-    })?;
+    let device = lock::open(reactor, path, &options).await?;
     if device.size_bytes() < STORE_MIN_BYTES {
         return Err(Failure::new(format!(
             "{} has {} bytes and a store at least {STORE_MIN_BYTES}: it is not a store, or it was \
@@ -50,12 +46,12 @@ pub(crate) async fn open(reactor: &Reactor, path: &Path, read_only: bool) -> Res
         return Err(Failure::new(format!("{} does not exist", path.display()))
             .hint("name the store with --store, or make one with `ashlar format`"));
     }
-    let device = open_device(reactor, path, read_only)?;
+    let device = open_device(reactor, path, read_only).await?;
     open_on(reactor, path, device, read_only).await
 }
 
 /// Opens the store on an open device.
-pub(crate) async fn open_on(
+async fn open_on(
     reactor: &Reactor,
     path: &Path,
     device: Rc<dyn BlockDevice>,
@@ -77,14 +73,19 @@ pub(crate) fn is_unused(path: &Path) -> bool {
     }
 }
 
-/// Makes an empty store in an unused file.
-pub(crate) async fn create(reactor: &Reactor, path: &Path, size: Size) -> Result<()> {
+/// Makes an empty store in an unused file; returns its device, locked.
+pub(crate) async fn create(
+    reactor: &Reactor,
+    path: &Path,
+    size: Size,
+) -> Result<Rc<dyn BlockDevice>> {
     let size_bytes = size.0 / BLOCK_SIZE_BYTES as u64 * BLOCK_SIZE_BYTES as u64;
     Geometry::for_size(size_bytes)?;
     let options = DeviceOptions { create_size_bytes: Some(size_bytes), ..Default::default() };
-    let device = reactor.open_device(path, &options)?;
+    let device = lock::open(reactor, path, &options).await?;
     let wrap = |error: ashlar_engine::Error| Failure::from(error.context(path.display()));
-    LocalStore::format(reactor, &*device, size_bytes).await.map_err(wrap)
+    LocalStore::format(reactor, &*device, size_bytes).await.map_err(wrap)?;
+    Ok(device)
 }
 
 /// Size of a store that can hold volumes of these sizes, all written in full.

@@ -10,7 +10,7 @@ use super::admin::{self, Serving};
 use super::cli::{STORE_DEFAULT, ServeArgs};
 use super::failure::{Failure, Result};
 use super::log::{self, Level};
-use super::{output, store};
+use super::{config, output, store};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
 use ashlar_nbd_server::{Server, ServerOptions, VolumeExports};
@@ -25,7 +25,11 @@ use std::time::Duration;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves until a signal comes.
-pub(crate) fn run(args: ServeArgs, level: Option<Level>) -> Result<()> {
+pub(crate) fn run(mut args: ServeArgs, mut level: Option<Level>) -> Result<()> {
+    config::merge(&mut args, &mut level)?;
+    if args.read_only && !args.create.is_empty() {
+        return Err(Failure::usage("nothing can be created read-only: leave one of both out"));
+    }
     log::start(level.unwrap_or(Level::Warn));
     let path = args.store.clone().unwrap_or_else(|| STORE_DEFAULT.into());
     let reactor = Reactor::new(ReactorOptions::default())?;
@@ -89,9 +93,9 @@ async fn open_or_create(reactor: &Reactor, args: &ServeArgs, path: &Path) -> Res
             _ => store::default_size(args.create.iter().map(|volume| volume.size.0))?,
         },
     };
-    store::create(reactor, path, size).await?;
+    let device = store::create(reactor, path, size).await?;
     tracing::info!(store = %path.display(), %size, "made a store");
-    store::open(reactor, path, false).await
+    Ok(LocalStore::open(reactor, device, false).await?)
 }
 
 async fn create_volumes(args: &ServeArgs, store: &LocalStore) -> Result<()> {
