@@ -30,6 +30,8 @@ pub mod proto;
 mod serve;
 pub mod server;
 mod session;
+mod volume_export;
 
 pub use export::{Export, ExportInfo, Exports, Extent, ReadData};
 pub use server::{Counters, Server, ServerOptions};
+pub use volume_export::{VolumeExport, VolumeExports};
