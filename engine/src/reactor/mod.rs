@@ -5,6 +5,30 @@
 //! [`BlockDevice`], [`Listener`] and [`Stream`]. A simulated twin implements the same traits.
 //! Must never know: record layouts, the store, the NBD protocol.
 
+mod backend;
+pub mod conformance;
+mod executor;
+mod handle;
+mod open;
+mod random;
+mod remote;
+mod ring;
+mod slab;
+#[cfg(test)]
+mod tests;
+mod timers;
+#[cfg(feature = "tokio-uring")]
+mod tokio_device;
+mod transfer;
+
+pub use executor::Task;
+pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
+pub use open::DeviceOptions;
+pub use random::RandomStream;
+pub use remote::Remote;
+#[cfg(feature = "tokio-uring")]
+pub use tokio_device::TokioDevice;
+
 use crate::buffer::Buffer;
 use std::future::Future;
 use std::io;

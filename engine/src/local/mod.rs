@@ -1,0 +1,452 @@
+//! A store on a reactor: the driver that feeds the sans-IO store, and the local (same thread) API.
+//!
+//! Invariants: the store is touched only between two polls of tasks on this thread; a dropped call
+//! is carried out all the same, its answer thrown away.
+//! Must never know: record layouts, the NBD protocol.
+
+mod partial;
+mod volume;
+
+pub use volume::{Extent, LocalVolume};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::DeviceId;
+use crate::reactor::{BlockDevice, DeviceCompletion, DeviceOp, Reactor, Sleep, Task};
+use crate::store::{
+    Geometry, Outcome, Recovery, Request, Store, StoreStatus, VolumeStatus, format_store,
+};
+use crate::units::{Nanos, VolumeId};
+use partial::Locks;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// A call waiting for its answer.
+#[derive(Debug)]
+enum Slot {
+    Waiting(Option<Waker>),
+    Answered(Result<Outcome>),
+    /// Nobody waits any more.
+    Dropped,
+}
+
+struct Inner {
+    reactor: Reactor,
+    device: Rc<dyn BlockDevice>,
+    store: RefCell<Store>,
+    slots: RefCell<Slab<Slot>>,
+    /// Wakes the driver; `None` while it is awake anyway.
+    driver: RefCell<Option<Waker>>,
+    /// Calls waiting until the store takes requests again.
+    room: RefCell<Vec<Waker>>,
+    locks: Locks,
+    closed: Cell<bool>,
+}
+
+/// An open store on this thread's reactor. Cheap to clone.
+#[derive(Clone)]
+pub struct LocalStore {
+    inner: Rc<Inner>,
+    /// Ends with the last clone.
+    _driver: Rc<Task<()>>,
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LocalStore")
+    }
+}
+
+/// Carries out operations on a device and waits for all of them; results in order.
+async fn carry_out(device: &dyn BlockDevice, ops: Vec<DeviceOp>) -> Vec<DeviceCompletion> {
+    let count = ops.len();
+    for (token, op) in ops.into_iter().enumerate() {
+        device.submit(token as u64, op);
+    }
+    let mut done = Vec::with_capacity(count);
+    poll_fn(|context| {
+        while done.len() < count {
+            if device.poll_completions(context, &mut done).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    done.sort_by_key(|completion| completion.token);
+    done
+}
+
+fn device_error(error: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Device, format!("the device does not work: {error}"))
+}
+
+impl LocalStore {
+    /// Makes an empty store of the first `size_bytes` of a device.
+    ///
+    /// # Errors
+    /// If the size is out of range or the device fails.
+    pub async fn format(
+        reactor: &Reactor,
+        device: &dyn BlockDevice,
+        size_bytes: u64,
+    ) -> Result<()> {
+        let geometry = Geometry::for_size(size_bytes.min(device.size_bytes()))?;
+        let mut id = DeviceId::default();
+        reactor.random("device id").fill_bytes(&mut id.0);
+        let ops = format_store(reactor.pool(), id, geometry);
+        for op in ops {
+            for completion in carry_out(device, vec![op]).await {
+                completion.result.map_err(|error| device_error(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a device holds a store, sound or not.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn is_store(reactor: &Reactor, device: &dyn BlockDevice) -> Result<bool> {
+        let mut recovery = Recovery::new(reactor.pool().clone(), device.size_bytes(), true);
+        let results = read_wave(reactor, device, &mut recovery).await;
+        let blank = |bytes: &[u8]| !bytes.starts_with(b"ASHLAR");
+        if results.iter().flatten().all(|bytes| blank(bytes)) {
+            for result in results {
+                result.map_err(|error| device_error(&error))?;
+            }
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Opens the store on a device: recovers it and starts serving. Read-only writes nothing at all.
+    ///
+    /// # Errors
+    /// If the device holds no store, one this version does not know, or one damaged beyond repair.
+    pub async fn open(
+        reactor: &Reactor,
+        device: Rc<dyn BlockDevice>,
+        read_only: bool,
+    ) -> Result<LocalStore> {
+        let pool = reactor.pool().clone();
+        if !read_only {
+            // What recovery reads may be in a volatile cache: later batches will vouch for it.
+            for completion in carry_out(&*device, vec![DeviceOp::Sync]).await {
+                completion.result.map_err(|error| device_error(&error))?;
+            }
+        }
+        let mut recovery = Recovery::new(pool, device.size_bytes(), read_only);
+        loop {
+            let results = read_wave(reactor, &*device, &mut recovery).await;
+            if results.is_empty() {
+                break;
+            }
+            recovery.handle_wave(results)?;
+        }
+        let store = recovery.finish(reactor.now())?;
+        let inner = Rc::new(Inner {
+            reactor: reactor.clone(),
+            device,
+            store: RefCell::new(store),
+            slots: RefCell::default(),
+            driver: RefCell::default(),
+            room: RefCell::default(),
+            locks: Locks::default(),
+            closed: Cell::new(false),
+        });
+        let driver = reactor.spawn(drive(Rc::clone(&inner)));
+        Ok(LocalStore { inner, _driver: Rc::new(driver) })
+    }
+
+    /// All volumes, by name.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeStatus> {
+        self.inner.store.borrow().volumes()
+    }
+
+    /// The volume of that name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn volume(&self, name: &str) -> Result<LocalVolume> {
+        let store = self.inner.store.borrow();
+        let found = store.volume_by_name(name);
+        let (id, size_bytes) = found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no volume {name:?}"))
+        })?;
+        Ok(LocalVolume::new(self.clone(), id, size_bytes))
+    }
+
+    /// Creates a thin volume.
+    ///
+    /// # Errors
+    /// `Invalid` for a bad name or size, `Exists`, `NoSpace` for too many volumes.
+    pub async fn create_volume(&self, name: &str, size_bytes: u64) -> Result<LocalVolume> {
+        let request = Request::CreateVolume { name: name.to_owned(), size_bytes };
+        match self.call(request).await? {
+            Outcome::Created(id) => Ok(LocalVolume::new(self.clone(), id, size_bytes)),
+            _ => Err(Error::new(ErrorKind::Failed, "the store answered another question")),
+        }
+    }
+
+    /// Deletes a volume and frees everything it holds.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn delete_volume(&self, name: &str) -> Result<()> {
+        let volume = self.volume(name)?.id();
+        self.call(Request::DeleteVolume { volume }).await.map(drop)
+    }
+
+    /// Space, segments, totals.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        self.inner.store.borrow().status()
+    }
+
+    /// Contradictions between the store's own books; empty if all is well.
+    #[must_use]
+    pub fn audit(&self) -> Vec<String> {
+        self.inner.store.borrow().audit()
+    }
+
+    /// Writes a checkpoint: the next start replays nothing before it.
+    ///
+    /// # Errors
+    /// `Failed` if the store has failed.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.call(Request::Checkpoint).await.map(drop)
+    }
+
+    /// Ends cleanly: waits for everything taken, writes a checkpoint, and takes nothing more.
+    ///
+    /// # Errors
+    /// `Failed` if the store has failed.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.closed.set(true);
+        let clean = match self.submit(Request::Barrier).await {
+            Ok(_) => self.submit(Request::Checkpoint).await.map(drop),
+            Err(error) => Err(error),
+        };
+        let device_idle = |context: &mut Context<'_>| {
+            if self.inner.store.borrow().is_idle() {
+                return Poll::Ready(());
+            }
+            self.inner.room.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        };
+        poll_fn(device_idle).await;
+        clean
+    }
+
+    /// Why the store fenced itself, if it did.
+    #[must_use]
+    pub fn failed(&self) -> Option<Error> {
+        self.inner.store.borrow().failed().cloned()
+    }
+
+    /// The reactor it runs on.
+    #[must_use]
+    pub fn reactor(&self) -> &Reactor {
+        &self.inner.reactor
+    }
+
+    async fn call(&self, request: Request) -> Result<Outcome> {
+        self.room().await?;
+        self.submit(request).await
+    }
+
+    /// As `call`, but not while somebody holds one of these blocks: the last look at the locks and
+    /// the hand-over to the store are one step.
+    async fn call_unheld(
+        &self,
+        volume: VolumeId,
+        blocks: std::ops::Range<u64>,
+        request: Request,
+    ) -> Result<Outcome> {
+        loop {
+            self.room().await?;
+            if self.inner.locks.is_free(volume, &blocks) {
+                return self.submit(request).await;
+            }
+            self.inner.locks.wait(volume, blocks.clone()).await;
+        }
+    }
+
+    /// Waits until the store takes requests.
+    async fn room(&self) -> Result<()> {
+        let full = || self.inner.store.borrow().is_full_of_requests();
+        if full() {
+            poll_fn(|context| {
+                if !full() {
+                    return Poll::Ready(());
+                }
+                self.inner.room.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        }
+        if self.inner.closed.get() {
+            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
+        }
+        Ok(())
+    }
+
+    fn submit(&self, request: Request) -> Call {
+        let inner = &self.inner;
+        let slot = inner.slots.borrow_mut().insert(Slot::Waiting(None));
+        let now = inner.reactor.now();
+        inner.store.borrow_mut().handle_request(now, slot as u64, request);
+        inner.wake_driver();
+        Call { inner: Rc::clone(inner), slot }
+    }
+}
+
+async fn read_wave(
+    reactor: &Reactor,
+    device: &dyn BlockDevice,
+    recovery: &mut Recovery,
+) -> Vec<std::io::Result<crate::buffer::Buffer>> {
+    let reads = recovery.poll_wave().into_iter().map(|read| DeviceOp::Read {
+        offset_bytes: read.offset_bytes,
+        buffer: reactor.pool().allocate(read.bytes),
+    });
+    let done = carry_out(device, reads.collect()).await;
+    let bytes = |mut done: DeviceCompletion| {
+        let missing = || std::io::Error::other("the device kept the buffer");
+        done.result.and_then(|()| done.buffers.pop().ok_or_else(missing))
+    };
+    done.into_iter().map(bytes).collect()
+}
+
+/// An answer that is on its way.
+struct Call {
+    inner: Rc<Inner>,
+    slot: usize,
+}
+
+impl Future for Call {
+    type Output = Result<Outcome>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
+        let mut slots = self.inner.slots.borrow_mut();
+        let slot = &mut slots[self.slot];
+        match slot {
+            Slot::Waiting(waker) => {
+                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                    *waker = Some(context.waker().clone());
+                }
+                Poll::Pending
+            }
+            _ => match std::mem::replace(slot, Slot::Dropped) {
+                Slot::Answered(result) => Poll::Ready(result),
+                _ => Poll::Ready(Err(Error::new(ErrorKind::Closed, "the call is over"))),
+            },
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut slots = self.inner.slots.borrow_mut();
+        match &mut slots[self.slot] {
+            // The store still holds the token: the answer frees the slot.
+            slot @ Slot::Waiting(_) => *slot = Slot::Dropped,
+            _ => drop(slots.remove(self.slot)),
+        }
+    }
+}
+
+impl Inner {
+    fn wake_driver(&self) {
+        if let Some(waker) = self.driver.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn answer(&self, slot: usize, result: Result<Outcome>) {
+        let mut slots = self.slots.borrow_mut();
+        match std::mem::replace(&mut slots[slot], Slot::Answered(result)) {
+            Slot::Waiting(Some(waker)) => waker.wake(),
+            Slot::Dropped => drop(slots.remove(slot)),
+            _ => {}
+        }
+    }
+
+    /// Moves everything that can move between store, device and callers.
+    fn pump(&self, context: &mut Context<'_>, done: &mut Vec<DeviceCompletion>) {
+        loop {
+            let waiting = self.device.poll_completions(context, done).is_pending();
+            let now = self.reactor.now();
+            let mut store = self.store.borrow_mut();
+            for completion in done.drain(..) {
+                store.handle_completion(now, completion);
+            }
+            while let Some((token, op)) = store.poll_io(now) {
+                self.device.submit(token, op);
+            }
+            while let Some(reply) = store.poll_reply() {
+                self.answer(reply.token as usize, reply.result);
+            }
+            if waiting {
+                break;
+            }
+        }
+        let store = self.store.borrow();
+        let mut room = self.room.borrow_mut();
+        if !room.is_empty() && (!store.is_full_of_requests() || store.is_idle()) {
+            room.drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+/// The driver task of a store.
+async fn drive(inner: Rc<Inner>) {
+    let mut done = Vec::new();
+    let mut timer: Option<(Nanos, Pin<Box<Sleep>>)> = None;
+    poll_fn(|context| {
+        loop {
+            inner.pump(context, &mut done);
+            // Set before the timer is looked at, so that a call made meanwhile is not missed.
+            *inner.driver.borrow_mut() = Some(context.waker().clone());
+            let Some(at) = inner.store.borrow().poll_timeout() else { return Poll::Pending };
+            // A timer that rings early costs one look; setting one for every write costs more.
+            if timer.as_ref().is_none_or(|(set, _)| *set > at) {
+                timer = Some((at, Box::pin(inner.reactor.sleep_until(at))));
+            }
+            let rang = timer.as_mut().is_some_and(|(_, t)| t.as_mut().poll(context).is_ready());
+            if !rang {
+                return Poll::Pending;
+            }
+            timer = None;
+        }
+    })
+    .await
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The device finishes what it was given; nothing new starts.
+        self.closed.set(true);
+    }
+}
+
+impl LocalStore {
+    pub(crate) fn locks(&self) -> &Locks {
+        &self.inner.locks
+    }
+
+    pub(crate) fn mapping(
+        &self,
+        volume: VolumeId,
+        first: crate::units::BlockIndex,
+        count: u64,
+    ) -> (u64, crate::store::Mapping) {
+        self.inner.store.borrow().block_status(volume, first, count)
+    }
+}

@@ -1,0 +1,265 @@
+//! Segment table: the state, life and live blocks of every segment, and which may be written next.
+//!
+//! Invariants: `live` counts the blocks something still points to (index, checkpoint); a segment is
+//! reused only when nothing points into it, no read is under way in it, and a durable checkpoint
+//! no longer needs it.
+//! Must never know: I/O, what the blocks mean.
+
+use crate::limits::SEGMENTS_START_BLOCK;
+use crate::units::{Location, Lsn, SegmentId, SegmentSequence};
+
+/// Where a segment is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Never written: writing it would allocate file extents on the hot path.
+    Unprepared,
+    /// Being written with zeroes.
+    Preparing,
+    /// Ready to be opened.
+    Free,
+    /// An append point writes it.
+    Open,
+    /// Full; holds live blocks or is waiting for its last batches to be installed.
+    Sealed,
+    /// Nothing points into it; free once a checkpoint describes this LSN.
+    Empty(Lsn),
+}
+
+/// One segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) state: State,
+    pub(crate) sequence: SegmentSequence,
+    /// Blocks something points to.
+    pub(crate) live: u32,
+    /// Reads under way.
+    pub(crate) pins: u32,
+    /// Batches written but not installed yet.
+    pub(crate) writes: u32,
+    /// The last batch that made something in it dead: a checkpoint must describe that batch before
+    /// the segment is reused.
+    pub(crate) freed: Lsn,
+    /// When it was sealed, for its age.
+    pub(crate) sealed: Lsn,
+    /// The cleaner could not move everything out of it; it tries again after a checkpoint.
+    pub(crate) stuck: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    segments: Vec<Segment>,
+    segment_blocks: u32,
+    free: usize,
+    next_unprepared: u32,
+    next_sequence: SegmentSequence,
+}
+
+impl Segments {
+    /// A table of never-written segments.
+    pub(crate) fn new(count: u32, segment_blocks: u32) -> Segments {
+        let segment = Segment {
+            state: State::Unprepared,
+            sequence: SegmentSequence(0),
+            live: 0,
+            pins: 0,
+            writes: 0,
+            freed: Lsn(0),
+            sealed: Lsn(0),
+            stuck: false,
+        };
+        Segments {
+            segments: vec![segment; count as usize],
+            segment_blocks,
+            free: 0,
+            next_unprepared: 0,
+            next_sequence: SegmentSequence(1),
+        }
+    }
+
+    /// Number of segments.
+    pub(crate) fn count(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
+    /// Blocks of a segment.
+    pub(crate) fn segment_blocks(&self) -> u32 {
+        self.segment_blocks
+    }
+
+    /// Segments ready to be opened.
+    pub(crate) fn free(&self) -> usize {
+        self.free
+    }
+
+    /// Next life number that will be handed out.
+    pub(crate) fn next_sequence(&self) -> SegmentSequence {
+        self.next_sequence
+    }
+
+    /// First segment that was never written whole; all before it were.
+    pub(crate) fn prepared(&self) -> u32 {
+        let new = |s: &Segment| matches!(s.state, State::Unprepared | State::Preparing);
+        self.segments.iter().position(new).map_or(self.count(), |id| id as u32)
+    }
+
+    /// First block of a segment.
+    pub(crate) fn start(&self, id: SegmentId) -> Location {
+        Location(SEGMENTS_START_BLOCK + id.0 * self.segment_blocks)
+    }
+
+    /// The segment a block lies in; `None` outside the segments.
+    pub(crate) fn of(&self, location: Location) -> Option<SegmentId> {
+        let block = location.0.checked_sub(SEGMENTS_START_BLOCK)?;
+        let id = block / self.segment_blocks;
+        (id < self.count()).then_some(SegmentId(id))
+    }
+
+    /// A segment.
+    pub(crate) fn get(&self, id: SegmentId) -> &Segment {
+        &self.segments[id.0 as usize]
+    }
+
+    /// A segment, to change its counters. State changes go through the methods below.
+    pub(crate) fn get_mut(&mut self, id: SegmentId) -> &mut Segment {
+        &mut self.segments[id.0 as usize]
+    }
+
+    /// All segments with their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
+        self.segments.iter().enumerate().map(|(i, segment)| (SegmentId(i as u32), segment))
+    }
+
+    fn set(&mut self, id: SegmentId, state: State) {
+        let segment = &mut self.segments[id.0 as usize];
+        self.free -= usize::from(segment.state == State::Free);
+        self.free += usize::from(state == State::Free);
+        segment.state = state;
+    }
+
+    /// The next segment to write with zeroes, if any is left.
+    pub(crate) fn start_preparing(&mut self) -> Option<SegmentId> {
+        while self.next_unprepared < self.count() {
+            let id = SegmentId(self.next_unprepared);
+            self.next_unprepared += 1;
+            if self.get(id).state == State::Unprepared {
+                self.set(id, State::Preparing);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// A segment has been written once.
+    pub(crate) fn prepared_now(&mut self, id: SegmentId) {
+        assert_eq!(self.get(id).state, State::Preparing);
+        self.set(id, State::Free);
+    }
+
+    /// Preparing failed (the file system is full): the segment is as before.
+    pub(crate) fn prepare_failed(&mut self, id: SegmentId) {
+        assert_eq!(self.get(id).state, State::Preparing);
+        self.set(id, State::Unprepared);
+        self.next_unprepared = self.next_unprepared.min(id.0);
+    }
+
+    /// At start: segments before `prepared` were written once.
+    pub(crate) fn set_prepared(&mut self, prepared: u32) {
+        for id in 0..prepared.min(self.count()) {
+            if self.get(SegmentId(id)).state == State::Unprepared {
+                self.set(SegmentId(id), State::Free);
+            }
+        }
+        self.next_unprepared = prepared.min(self.count());
+    }
+
+    /// Opens the lowest free segment under a new life.
+    pub(crate) fn open(&mut self) -> Option<SegmentId> {
+        let id = self.iter().find(|(_, s)| s.state == State::Free && s.pins == 0)?.0;
+        self.set(id, State::Open);
+        let sequence = self.next_sequence;
+        self.next_sequence = SegmentSequence(sequence.0 + 1);
+        let segment = self.get_mut(id);
+        assert_eq!((segment.live, segment.writes), (0, 0));
+        segment.sequence = sequence;
+        segment.stuck = false;
+        Some(id)
+    }
+
+    /// At start: a segment found on the device.
+    pub(crate) fn restore(&mut self, id: SegmentId, sequence: SegmentSequence) {
+        self.set(id, State::Sealed);
+        self.get_mut(id).sequence = sequence;
+    }
+
+    /// At start: no life at or below this is handed out again.
+    pub(crate) fn set_next_sequence(&mut self, next: SegmentSequence) {
+        self.next_sequence = self.next_sequence.max(next);
+    }
+
+    /// The append point is done with it.
+    pub(crate) fn seal(&mut self, id: SegmentId, lsn: Lsn) {
+        assert_eq!(self.get(id).state, State::Open);
+        self.set(id, State::Sealed);
+        self.get_mut(id).sealed = lsn;
+        self.settle(id, lsn);
+    }
+
+    /// Adds blocks that something now points to.
+    pub(crate) fn add_live(&mut self, location: Location, count: u32) {
+        if let Some(id) = self.of(location) {
+            self.get_mut(id).live += count;
+        }
+    }
+
+    /// Removes blocks that nothing points to as of `lsn`.
+    pub(crate) fn free_blocks(&mut self, location: Location, count: u32, lsn: Lsn) {
+        let Some(id) = self.of(location) else { return };
+        let segment = self.get_mut(id);
+        segment.live -= count;
+        segment.freed = segment.freed.max(lsn);
+        if segment.live == 0 {
+            self.settle(id, lsn);
+        }
+    }
+
+    /// Marks a sealed segment without live blocks and writes as empty.
+    pub(crate) fn settle(&mut self, id: SegmentId, lsn: Lsn) {
+        let segment = self.get(id);
+        if segment.state == State::Sealed && segment.live == 0 && segment.writes == 0 {
+            self.set(id, State::Empty(segment.freed.max(lsn)));
+        }
+    }
+
+    /// A checkpoint describing `lsn` is durable: what was empty by then may be reused.
+    pub(crate) fn release(&mut self, lsn: Lsn) {
+        for id in (0..self.count()).map(SegmentId) {
+            self.get_mut(id).stuck = false;
+            if matches!(self.get(id).state, State::Empty(since) if since <= lsn) {
+                self.set(id, State::Free);
+            }
+        }
+    }
+
+    /// At start, before the tail is replayed: segments older than it that nothing points into are
+    /// free at once, since the checkpoint on the device does not need them.
+    pub(crate) fn release_before(&mut self, sequence: SegmentSequence) {
+        for id in (0..self.count()).map(SegmentId) {
+            let segment = self.get(id);
+            if segment.state == State::Sealed && segment.live == 0 && segment.sequence < sequence {
+                self.set(id, State::Free);
+            }
+        }
+    }
+
+    /// Segments that the next checkpoint would free.
+    pub(crate) fn empty(&self) -> usize {
+        self.segments.iter().filter(|s| matches!(s.state, State::Empty(_))).count()
+    }
+
+    /// Segments that were never written or are being prepared.
+    pub(crate) fn unprepared(&self) -> usize {
+        let new = |s: &&Segment| matches!(s.state, State::Unprepared | State::Preparing);
+        self.segments.iter().filter(new).count()
+    }
+}

@@ -1,0 +1,195 @@
+//! Requests that change something: checked, then gathered into the hot batch.
+
+use super::leaf::RESERVED;
+use super::log::Heat;
+use super::volumes::volume_blocks;
+use super::{Store, Waiting};
+use crate::buffer::Buffer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Record, RecordKind, RootVolume};
+use crate::limits::REQUEST_BLOCKS_MAX;
+use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, VolumeId};
+
+/// Blocks that one zero record covers at most.
+const ZERO_RECORD_BLOCKS_MAX: u64 = 1 << 28;
+
+impl Store {
+    pub(super) fn check_range(
+        &self,
+        volume: VolumeId,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<()> {
+        let blocks = volume_blocks(self.volumes.usable(volume)?.size_bytes);
+        match first.0.checked_add(count) {
+            Some(end) if end <= blocks => Ok(()),
+            _ => Err(Error::new(ErrorKind::Invalid, "the request reaches past the volume's end")),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        token: u64,
+        volume: VolumeId,
+        first: BlockIndex,
+        data: Buffer,
+    ) -> Result<()> {
+        let count = (data.len() / BLOCK_SIZE_BYTES) as u32;
+        if data.len() % BLOCK_SIZE_BYTES != 0 || count == 0 || count > REQUEST_BLOCKS_MAX {
+            let why = format!("a write is 1 to {REQUEST_BLOCKS_MAX} whole blocks");
+            return Err(Error::new(ErrorKind::Invalid, why));
+        }
+        self.check_range(volume, first, count.into())?;
+        self.check_space(volume, first, count.into())?;
+        self.pending_blocks += u64::from(count);
+        if self.waiting.is_empty() && self.log.has_room(Heat::Hot, count) {
+            self.push_write(token, volume, first, data);
+        } else {
+            self.waiting_bytes += data.len();
+            self.waiting.push_back(Waiting::Write { token, volume, first, data });
+        }
+        Ok(())
+    }
+
+    fn push_write(&mut self, token: u64, volume: VolumeId, first: BlockIndex, data: Buffer) {
+        let count = (data.len() / BLOCK_SIZE_BYTES) as u32;
+        let record = Record { kind: RecordKind::Data, volume, first, count, source: Location(0) };
+        self.log.push(Heat::Hot, record, Some(data), Some(token));
+    }
+
+    /// Whether new blocks may be mapped. Overwriting what is mapped is always allowed: it frees as
+    /// much as it takes.
+    fn check_space(&self, volume: VolumeId, first: BlockIndex, count: u64) -> Result<()> {
+        let used = self.data_blocks + self.reserved_blocks + self.pending_blocks;
+        let capacity = self.capacity_blocks();
+        if used + count <= capacity {
+            return Ok(());
+        }
+        let (mut block, end, mut new) = (first.0, first.0 + count, 0);
+        while block < end {
+            let stretch = self.index.lookup(volume, BlockIndex(block));
+            let blocks = u64::from(stretch.count).min(end - block);
+            new += if stretch.place.is_none() { blocks } else { 0 };
+            block += blocks;
+        }
+        if new == 0 || used + new <= capacity {
+            return Ok(());
+        }
+        let why = "the store is full: delete or trim something, or use a larger store";
+        Err(Error::new(ErrorKind::NoSpace, why))
+    }
+
+    pub(super) fn zero(
+        &mut self,
+        token: u64,
+        volume: VolumeId,
+        first: BlockIndex,
+        count: u64,
+        reserve: bool,
+    ) -> Result<()> {
+        self.check_range(volume, first, count)?;
+        if count == 0 {
+            self.reply(token, Ok(super::Outcome::Done));
+            return Ok(());
+        }
+        let kind = if reserve { RecordKind::ZeroReserved } else { RecordKind::Zero };
+        if reserve {
+            self.check_space(volume, first, count)?;
+            self.pending_blocks += count;
+        }
+        let mut done = 0;
+        while done < count {
+            let part = (count - done).min(ZERO_RECORD_BLOCKS_MAX);
+            let first = first.offset(done);
+            let source = if reserve { RESERVED } else { Location(0) };
+            let record = Record { kind, volume, first, count: part as u32, source };
+            done += part;
+            // Batches are installed in order: the last part's answer covers all parts.
+            self.push_record((done == count).then_some(token), record, None);
+        }
+        Ok(())
+    }
+
+    fn push_record(&mut self, token: Option<u64>, record: Record, payload: Option<Buffer>) {
+        if self.waiting.is_empty() && self.log.has_room(Heat::Hot, record.payload_blocks()) {
+            self.log.push(Heat::Hot, record, payload, token);
+        } else {
+            self.waiting.push_back(Waiting::Record { token, record, payload });
+        }
+    }
+
+    pub(super) fn create_volume(&mut self, token: u64, name: &str, size_bytes: u64) -> Result<()> {
+        let id = self.volumes.start_create(name, size_bytes)?;
+        let volume =
+            RootVolume { id, name: name.to_owned(), size_bytes, created: self.log.durable() };
+        let mut bytes = Vec::with_capacity(RootVolume::BYTES);
+        volume.encode(&mut bytes);
+        // Twice: one damaged block must not lose a volume.
+        let mut payload = self.pool.allocate(2 * BLOCK_SIZE_BYTES);
+        payload.fill(0);
+        for copy in payload.chunks_exact_mut(BLOCK_SIZE_BYTES) {
+            copy[..bytes.len()].copy_from_slice(&bytes);
+        }
+        let record = Record {
+            kind: RecordKind::VolumeCreate,
+            volume: id,
+            first: BlockIndex(0),
+            count: 2,
+            source: Location(0),
+        };
+        self.creating.push((token, id));
+        self.push_record(Some(token), record, Some(payload));
+        Ok(())
+    }
+
+    pub(super) fn delete_volume(&mut self, token: u64, volume: VolumeId) -> Result<()> {
+        self.volumes.start_delete(volume)?;
+        let record = Record {
+            kind: RecordKind::VolumeDelete,
+            volume,
+            first: BlockIndex(0),
+            count: 0,
+            source: Location(0),
+        };
+        self.push_record(Some(token), record, None);
+        Ok(())
+    }
+
+    /// Answers once everything before it is durable: at once if nothing is on its way.
+    pub(super) fn barrier(&mut self, token: u64) {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(Waiting::Barrier { token });
+        } else if !self.log.push_waiter(token) {
+            self.reply(token, Ok(super::Outcome::Done));
+        }
+    }
+
+    /// Moves waiting requests into the batch while they fit.
+    pub(super) fn take_waiting(&mut self) {
+        while let Some(next) = self.waiting.front() {
+            let blocks = match next {
+                Waiting::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u32,
+                Waiting::Record { record, .. } => record.payload_blocks(),
+                Waiting::Barrier { .. } => 0,
+            };
+            if !self.log.has_room(Heat::Hot, blocks) {
+                return;
+            }
+            match self.waiting.pop_front() {
+                Some(Waiting::Write { token, volume, first, data }) => {
+                    self.waiting_bytes -= data.len();
+                    self.push_write(token, volume, first, data);
+                }
+                Some(Waiting::Record { token, record, payload }) => {
+                    self.log.push(Heat::Hot, record, payload, token);
+                }
+                Some(Waiting::Barrier { token }) => {
+                    if !self.log.push_waiter(token) {
+                        self.reply(token, Ok(super::Outcome::Done));
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+}

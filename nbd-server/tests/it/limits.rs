@@ -1,0 +1,122 @@
+//! Limits: what greedy, lazy and numerous clients get, and that the others do not notice.
+
+use crate::client::{Client, READ, Style, info_data, option_bytes};
+use crate::harness::{Gate, HeldExports, TestServer};
+use ashlar_nbd_server::ServerOptions;
+use std::io::{ErrorKind, Write};
+
+/// Sends until the socket takes no more. Returns the bytes that were taken.
+fn stuff(client: &mut Client, request: &[u8]) -> usize {
+    client.stream.set_nonblocking(true).expect("nonblocking");
+    let mut sent = 0;
+    let mut refused = 0;
+    while refused < 1000 {
+        match client.stream.write(&request[sent % request.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                // The server may be about to receive: give it time to.
+                refused += 1;
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("send: {error}"),
+        }
+        assert!(sent < 64 << 20, "a client that reads no replies is not stopped");
+    }
+    sent
+}
+
+#[test]
+fn clients_that_take_no_replies_are_bounded() {
+    let server = TestServer::start();
+    let mut writer = Client::open(&server.socket, "vm0", Style::Simple);
+    assert_eq!(writer.write(0, &vec![7; 8 << 20]), 0);
+    for (style, length) in
+        [(Style::Simple, 1 << 20), (Style::Structured, 8 << 20), (Style::Simple, 4096)]
+    {
+        let mut lazy = Client::open(&server.socket, "vm0", style);
+        let request = lazy.request_bytes((READ, 0), 1, 0, length, &[]);
+        stuff(&mut lazy, &request);
+        assert_eq!(writer.read(0, 4096), Ok(vec![7; 4096]), "others are served");
+    }
+    drop(writer);
+    let (counters, _) = server.stop();
+    // At most 32 MiB and 1024 requests in flight each, and what the sockets hold.
+    assert!(counters.bytes_read < 3 * (40 << 20), "{counters:?}");
+    assert!(counters.requests < 3 * 1200, "{counters:?}");
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let server =
+        TestServer::with(ServerOptions::default(), move |reactor| HeldExports::new(reactor, held));
+    let mut greedy = Client::open(&server.socket, "vm0", Style::Simple);
+    let request = greedy.request_bytes((1, 0), 1, 0, 1, b"x");
+    stuff(&mut greedy, &request);
+    assert!(gate.waiting() <= 1024, "{} writes under way", gate.waiting());
+    assert_eq!(server.connect_to("vm0").read(8192, 1), Ok(vec![0]));
+    gate.open();
+}
+
+#[test]
+fn two_hundred_clients_at_once() {
+    let server = TestServer::start();
+    let mut clients: Vec<Client> =
+        (0..200).map(|_| Client::open(&server.socket, "vm0", Style::Structured)).collect();
+    for round in 0..3u64 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let data = [number as u8; 512];
+            client.start((1, 0), number as u64 * 4096 + round * 512, 512, &data);
+        }
+        clients.iter_mut().for_each(|client| assert_eq!(client.reply().errno, 0));
+    }
+    let (first, others) = clients.split_first_mut().expect("clients");
+    for number in 0..=others.len() {
+        assert_eq!(first.read(number as u64 * 4096, 1536), Ok(vec![number as u8; 1536]));
+    }
+    clients.into_iter().for_each(Client::leave);
+    let (counters, cut) = server.stop();
+    assert_eq!((counters.connections_accepted, counters.connections_refused, cut), (200, 0, 0));
+}
+
+/// Waits for the real deadline, which is what is tested.
+#[test]
+fn handshakes_that_do_not_end_are_ended() {
+    let server = TestServer::start();
+    let mut silent = server.connect();
+    let mut half = server.connect();
+    half.send(&3u32.to_be_bytes());
+    half.send(&option_bytes(7, &info_data("vm0", &[]))[..20]);
+    let mut served = Client::open(&server.socket, "vm0", Style::Simple);
+    silent.expect_end();
+    half.expect_end();
+    assert_eq!(served.read(0, 1), Ok(vec![0]), "only the handshake has a deadline");
+}
+
+#[test]
+fn options_of_one_handshake_are_bounded() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send(&3u32.to_be_bytes());
+    let batch = option_bytes(99, &[]).repeat(256);
+    let mut closed = false;
+    for _ in 0..100 {
+        closed = client.stream.write_all(&batch).is_err();
+        if closed {
+            break;
+        }
+        let mut answered = 0;
+        while answered < 256 && !closed {
+            let mut head = [0; 20];
+            match std::io::Read::read_exact(&mut client.stream, &mut head) {
+                Ok(()) => {
+                    client.receive(head[19].into());
+                    answered += 1;
+                }
+                Err(_) => closed = true,
+            }
+        }
+    }
+    assert!(closed, "more than 25,000 options were answered");
+}
