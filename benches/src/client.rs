@@ -3,7 +3,7 @@
 //! Invariant: after `attach` the stream is in transmission phase with nothing buffered.
 //! Must never know: what load will run over the connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -74,6 +74,9 @@ impl Stream {
         match got {
             Ok(0) => Err("the server closed the connection".into()),
             Ok(n) => Ok(n),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Err(format!("the server hangs: no reply for {SILENCE_MAX:?}"))
+            }
             Err(e) => Err(format!("receive: {e}")),
         }
     }

@@ -29,6 +29,9 @@ struct TableArgs {
     /// Small volumes and short runs: under 4 minutes, for trying.
     #[arg(long)]
     quick: bool,
+    /// Only the comparisons whose name contains this, e.g. "QD64"; prints, writes no document.
+    #[arg(long)]
+    only: Option<String>,
     /// Where the document goes.
     #[arg(long, default_value = "docs/benchmarks.md")]
     out: PathBuf,
@@ -89,12 +92,17 @@ fn table(args: TableArgs) -> Result<()> {
     };
     let directory = args.directory.canonicalize();
     let directory = directory.map_err(|e| format!("{}: {e}", args.directory.display()))?;
-    let text = table::run(&table::Options { quick: args.quick, program, directory })?;
+    let writes = args.only.is_none();
+    let options = table::Options { quick: args.quick, only: args.only, program, directory };
+    let text = table::run(&options)?;
+    print!("{text}");
+    if !writes {
+        return Ok(());
+    }
     if let Some(folder) = args.out.parent() {
         std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
     std::fs::write(&args.out, &text).map_err(|e| format!("{}: {e}", args.out.display()))?;
-    print!("{text}");
     Ok(())
 }
 

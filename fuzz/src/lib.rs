@@ -10,8 +10,11 @@ pub mod nbd_session;
 pub mod nbd_transmission;
 mod pipe;
 
+/// Runs one input; panics if something is wrong.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
     ("engine_recovery", engine_recovery::target),

@@ -15,19 +15,29 @@ struct Result {
     closed: bool,
 }
 
-/// The first byte says how to cut the rest.
-pub fn target(data: &[u8]) {
-    let Some((&cut, stream)) = data.split_first() else { return };
+thread_local! {
+    /// Nothing of a run is left in it.
+    static EXPORTS: MemoryExports = exports();
+}
+
+fn exports() -> MemoryExports {
     let pool = BufferPool::new(PoolOptions { arena_bytes: 0, ..PoolOptions::default() });
     let export = |name: &str, size| MemoryExport::new(name, size, pool.clone());
     let many = (0..200).map(|number| export(&format!("{number:0200}"), 512));
     let named = [export("vm0", 1 << 20), export("frozen", u64::MAX).read_only()];
-    let exports = MemoryExports::new(many.chain(named));
+    MemoryExports::new(many.chain(named))
+}
+
+/// The first byte says how to cut the rest.
+pub fn target(data: &[u8]) {
+    let Some((&cut, stream)) = data.split_first() else { return };
     let denial = (cut == 255).then_some(Denial::Shutdown);
-    let whole = run(stream, stream.len().max(1), denial, &exports);
-    let pieces = run(stream, usize::from(cut % 40) + 1, denial, &exports);
-    assert_eq!(whole, pieces);
-    check_output(&whole);
+    EXPORTS.with(|exports| {
+        let whole = run(stream, stream.len().max(1), denial, exports);
+        let pieces = run(stream, usize::from(cut % 40) + 1, denial, exports);
+        assert_eq!(whole, pieces);
+        check_output(&whole);
+    });
 }
 
 fn run(stream: &[u8], step: usize, denial: Option<Denial>, exports: &MemoryExports) -> Result {

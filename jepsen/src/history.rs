@@ -24,8 +24,10 @@ pub struct Sectors {
 pub enum Effect {
     /// Stamps them.
     Write,
-    /// Zeroes them.
+    /// Zeroes them, atomically.
     Zero,
+    /// Zeroes them, in parts: only zeroes of whole blocks are promised to be atomic.
+    ZeroInParts,
     /// May zero them or leave them: a trim that does not cover whole blocks.
     MayZero,
 }
@@ -192,7 +194,7 @@ impl History {
             let request = &self.requests[id.0];
             let matches = match request.effect {
                 Effect::Write => shown == self.sequence(id),
-                Effect::Zero | Effect::MayZero => shown == 0,
+                Effect::Zero | Effect::ZeroInParts | Effect::MayZero => shown == 0,
             };
             let overtaken = match (request.acknowledged, newest) {
                 (Some(acknowledged), Some(newest)) => acknowledged < newest,
@@ -213,7 +215,8 @@ impl History {
         now: Moment,
     ) -> Option<Violation> {
         let request = &self.requests[id.0];
-        if request.acknowledged.is_some() || request.effect == Effect::MayZero {
+        let is_atomic = matches!(request.effect, Effect::Write | Effect::Zero);
+        if request.acknowledged.is_some() || !is_atomic {
             return None;
         }
         let (mut applied, mut missing) = (None, None);

@@ -17,6 +17,8 @@ use crate::{Result, binary};
 
 /// A server must accept clients within this time, also after a crash.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// A server that closed its stdout is gone within this time.
+const EXIT_MAX: Duration = Duration::from_secs(1);
 /// A drain must end within this time.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at something that has no event.
@@ -257,10 +259,11 @@ impl Server {
         Ok(())
     }
 
+    /// Why there is no server: it closed its stdout and ends, or it hangs.
     fn not_ready(&mut self) -> String {
-        let state = match self.child.try_wait() {
-            Ok(Some(status)) => format!("ended ({status})"),
-            _ => format!("was not ready after {READY_MAX:?}"),
+        let state = match self.await_exit(EXIT_MAX) {
+            Ok(status) => format!("ended ({status})"),
+            Err(_) => "does not accept clients".to_owned(),
         };
         format!("the server {state}; it said:\n{}", self.log_tail())
     }

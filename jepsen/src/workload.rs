@@ -219,10 +219,14 @@ impl Plan {
         let no_hole = if random.below(2) == 0 { FLAG_NO_HOLE } else { 0 };
         let whole_blocks =
             [sectors.first, sectors.count].iter().all(|n| n.is_multiple_of(BLOCK_SECTORS));
-        let trimmed = if whole_blocks { Effect::Zero } else { Effect::MayZero };
+        let (zeroed, trimmed) = if whole_blocks {
+            (Effect::Zero, Effect::Zero)
+        } else {
+            (Effect::ZeroInParts, Effect::MayZero)
+        };
         let (command, effect, flags) = match random.below(100) {
             0..75 => (Command::Write, Some(Effect::Write), fua),
-            75..80 => (Command::WriteZeroes, Some(Effect::Zero), fua | no_hole),
+            75..80 => (Command::WriteZeroes, Some(zeroed), fua | no_hole),
             80..86 => (Command::Trim, Some(trimmed), fua),
             86..88 => (Command::Flush, None, 0),
             _ => (Command::Read, None, 0),

@@ -73,11 +73,13 @@ pub trait Export: 'static {
     /// Resolves when every write that had resolved before the call is durable.
     fn flush(&self) -> impl Future<Output = Result<()>>;
 
-    /// A hint that a range will be read soon.
+    /// A hint that a range will be read soon. The range may be the whole export: doing little or
+    /// nothing is fine.
     fn cache(&self, offset: u64, length: u64) -> impl Future<Output = Result<()>>;
 
     /// The extents from `offset` on: at least one, at most `extents_max`, not longer than
-    /// `length` together, neighbours different.
+    /// `length` together (shorter is fine when finding out more would take long), neighbours
+    /// different.
     fn block_status(
         &self,
         offset: u64,

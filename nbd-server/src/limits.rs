@@ -19,10 +19,10 @@ pub const OPTIONS_MAX: u32 = 16_384;
 pub const STRING_MAX_BYTES: usize = 4096;
 /// Bytes of an error text sent to a client: one sentence.
 pub const MESSAGE_MAX_BYTES: usize = 256;
-/// Export names fetched from the registry at once while listing.
-pub const LIST_PAGE_MAX: usize = 64;
+/// Export names fetched from the registry at once while listing; each may be a long string.
+pub const LIST_PAGE_MAX: usize = 2;
 /// Handshake output that is gathered before it is sent.
-pub const HANDSHAKE_OUTPUT_BYTES: usize = 16 << 10;
+pub const HANDSHAKE_OUTPUT_BYTES: usize = 8 << 10;
 /// What one unfinished handshake may hold: parse buffer, output, one option's names.
 pub const HANDSHAKE_MEMORY_MAX_BYTES: usize = 64 << 10;
 
@@ -42,6 +42,8 @@ pub const PARSE_BUFFER_SHRINK_AFTER: u32 = 256;
 
 /// Requests of one connection that are not answered or whose answer is not sent.
 pub const IN_FLIGHT_REQUESTS_MAX: u32 = 1024;
+/// Reads of more than one piece of one connection: as many as can have a piece each in flight.
+pub const LONG_READS_MAX: u32 = 32;
 /// Payload bytes of one connection in flight; reading stops when it is passed.
 pub const IN_FLIGHT_MAX_BYTES: usize = 32 << 20;
 /// Payload bytes of one connection that are granted even when the server's are used up, so that
@@ -51,8 +53,6 @@ pub const IN_FLIGHT_GRANTED_BYTES: usize = 256 << 10;
 pub const IN_FLIGHT_TOTAL_MAX_BYTES: usize = 256 << 20;
 /// How long a send may take while others wait for the bytes it holds.
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
-/// How often those who wait for bytes look for such a send.
-pub const SEND_STALL_CHECK: Duration = Duration::from_secs(5);
 
 /// Connections served at once.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -67,7 +67,8 @@ const _: () = assert!(IN_FLIGHT_MAX_BYTES >= PAYLOAD_MAX_BYTES as usize);
 const _: () = assert!(IN_FLIGHT_TOTAL_MAX_BYTES >= 2 * IN_FLIGHT_MAX_BYTES);
 const _: () = assert!(PARSE_BUFFER_MIN_BYTES >= OPTION_DATA_MAX_BYTES + 16);
 const _: () = assert!(OPTION_DATA_MAX_BYTES >= STRING_MAX_BYTES + 64);
+// Names are held twice, as fetched and encoded; vectors may have room for twice what they hold.
 const _: () = assert!(
-    PARSE_BUFFER_MIN_BYTES + 2 * HANDSHAKE_OUTPUT_BYTES + OPTION_DATA_MAX_BYTES
+    PARSE_BUFFER_MIN_BYTES + HANDSHAKE_OUTPUT_BYTES + 4 * LIST_PAGE_MAX * (STRING_MAX_BYTES + 64)
         <= HANDSHAKE_MEMORY_MAX_BYTES
 );

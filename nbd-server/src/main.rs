@@ -1,2 +1,7 @@
 //! The program `ashlar`.
-fn main() {}
+
+mod program;
+
+fn main() -> std::process::ExitCode {
+    program::run()
+}

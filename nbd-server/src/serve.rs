@@ -5,10 +5,11 @@
 //! Must never know: how bytes arrive or leave.
 
 use crate::export::{Export, ReadData, errno_of};
+use crate::flow::LongRead;
 use crate::limits::EXTENTS_MAX;
 use crate::outgoing::Batch;
 use crate::proto::reply::{self, To};
-use crate::proto::{Command, Errno, Framing, Refusal, Request, WritePiece, piece_limit};
+use crate::proto::{Command, Framing, Refusal, Request, WritePiece, piece_limit};
 use crate::session::Connection;
 use ashlar_engine::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -40,10 +41,8 @@ impl<E> Connection<E> {
 
     fn finish_error(&self, to: To, bytes: usize, error: &Error) {
         let errno = errno_of(error);
-        // What the store cannot do is the operator's business, not only this client's.
-        if errno == Errno::Io {
-            tracing::warn!(%error, offset = to.offset, "request failed");
-        }
+        // The store reports what is wrong with it; here every request could be a line.
+        tracing::debug!(%error, offset = to.offset, "request failed");
         self.shared.count_error();
         self.finish(bytes, |batch| {
             batch.head(|out| reply::error(out, to, errno, &error.to_string()));
@@ -182,10 +181,11 @@ async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let end = request.offset + request.length;
     let mut at = request.offset;
+    let mut long = LongRead::begin(&connection.flow);
     loop {
         let length = (end - at).min(piece_limit(at, request.length)) as u32;
         let bytes = length as usize;
-        connection.claim(bytes).await;
+        connection.charge(&mut long, bytes).await;
         if connection.outgoing.is_broken() {
             return connection.finish(bytes, |_| {});
         }
@@ -212,7 +212,8 @@ async fn read_chunked<E: Export>(connection: Shared<E>, request: Request) {
 async fn read_gathered<E: Export>(connection: Shared<E>, request: Request) {
     let to = connection.to(&request);
     let total = request.length as usize;
-    connection.claim(total).await;
+    let mut long = LongRead::begin(&connection.flow);
+    connection.charge(&mut long, total).await;
     let end = request.offset + request.length;
     let mut at = request.offset;
     let mut pieces = Vec::new();

@@ -6,8 +6,8 @@
 use crate::export::Exports;
 use crate::flow::TotalFlow;
 use crate::limits::{
-    ACCEPT_RETRY, CONNECTIONS_MAX, DRAIN_TIMEOUT, IN_FLIGHT_GRANTED_BYTES, REFUSALS_MAX,
-    SEND_STALL_MAX,
+    ACCEPT_RETRY, CONNECTIONS_MAX, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, IN_FLIGHT_GRANTED_BYTES,
+    IN_FLIGHT_TOTAL_MAX_BYTES, REFUSALS_MAX, SEND_STALL_MAX,
 };
 use crate::proto::Denial;
 use crate::session::{self, Control, within};
@@ -19,6 +19,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// How a server serves.
 #[derive(Clone, Debug)]
@@ -28,11 +29,26 @@ pub struct ServerOptions {
     pub read_only: bool,
     /// Connections served at once, at most [`CONNECTIONS_MAX`].
     pub connections_max: usize,
+    /// Payload bytes in flight over all connections.
+    pub in_flight_total_max_bytes: usize,
+    /// Time from accept to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// How long a client may leave a reply when others wait for the memory it holds.
+    pub send_stall_max: Duration,
+    /// How long a closing connection may take to finish requests and send their replies.
+    pub drain_timeout: Duration,
 }
 
 impl Default for ServerOptions {
     fn default() -> ServerOptions {
-        ServerOptions { read_only: false, connections_max: CONNECTIONS_MAX }
+        ServerOptions {
+            read_only: false,
+            connections_max: CONNECTIONS_MAX,
+            in_flight_total_max_bytes: IN_FLIGHT_TOTAL_MAX_BYTES,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            send_stall_max: SEND_STALL_MAX,
+            drain_timeout: DRAIN_TIMEOUT,
+        }
     }
 }
 
@@ -89,12 +105,15 @@ impl Shared {
         self.count(|counters| counters.bytes_written += bytes);
     }
 
-    /// Cuts connections off that hold more than is granted to everybody and have not taken their
-    /// replies for long. Called only while others wait for memory.
+    /// If memory is short, cuts connections off that hold more than is granted to everybody and
+    /// have not taken their replies for long.
     pub(crate) fn cut_stalled(&self) {
+        if !self.total.is_short() {
+            return;
+        }
         let now = self.reactor.now();
         for control in self.connections.borrow().values() {
-            let stalled = |since| now.since(since) >= SEND_STALL_MAX;
+            let stalled = |since| now.since(since) >= self.options.send_stall_max;
             if control.sending_since.get().is_some_and(stalled)
                 && control.holding_bytes.get() > IN_FLIGHT_GRANTED_BYTES
             {
@@ -137,7 +156,7 @@ impl Drop for Entry {
     }
 }
 
-/// Serves exports over NBD. Cheap to clone; clones are the same server.
+/// Serves exports over NBD until [`Server::shutdown`]. Cheap to clone; clones are the same server.
 pub struct Server<X: Exports> {
     shared: Rc<Shared>,
     exports: Rc<X>,
@@ -164,10 +183,11 @@ impl<X: Exports> Server<X> {
     /// A server of `exports` that does not listen yet.
     #[must_use]
     pub fn new(reactor: Reactor, exports: Rc<X>, options: ServerOptions) -> Server<X> {
+        let total = TotalFlow::new(options.in_flight_total_max_bytes);
         let shared = Shared {
             reactor,
             options,
-            total: Rc::default(),
+            total: Rc::new(total),
             counters: Cell::default(),
             connections: RefCell::default(),
             emptied: RefCell::default(),
@@ -196,7 +216,7 @@ impl<X: Exports> Server<X> {
     }
 
     /// Accepts no more clients and no more requests, finishes those that were taken in, and closes
-    /// every connection. Takes little longer than [`DRAIN_TIMEOUT`] whatever clients do. Returns
+    /// every connection. Takes little longer than the drain time-out whatever clients do. Returns
     /// the number of connections that had to be cut.
     pub async fn shutdown(&self) -> usize {
         let shared = &self.shared;
@@ -207,7 +227,8 @@ impl<X: Exports> Server<X> {
         }
         shared.connections.borrow().values().for_each(|control| control.stop());
         // Each connection bounds its own end; this bounds the sum.
-        if within(&shared.reactor, DRAIN_TIMEOUT + ACCEPT_RETRY, shared.empty()).await.is_some() {
+        let limit = shared.options.drain_timeout + ACCEPT_RETRY;
+        if within(&shared.reactor, limit, shared.empty()).await.is_some() {
             return 0;
         }
         let left = shared.connections.borrow();

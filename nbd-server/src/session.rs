@@ -3,12 +3,12 @@
 //! Two tasks serve a connection, the reader here and the writer; each request is a task of its
 //! own, started by [`crate::serve`]. Nothing is received while too much is in flight.
 //! Invariants: a request that was taken in is finished, whatever becomes of its client; the
-//! connection is counted until its requests are finished or [`DRAIN_TIMEOUT`] has passed.
+//! connection is counted until its requests are finished or the drain time-out has passed.
 //! Must never know: how exports work, other connections.
 
 use crate::export::{Export, Exports};
-use crate::flow::Flow;
-use crate::limits::{DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, PARSE_BUFFER_MIN_BYTES, SEND_STALL_CHECK};
+use crate::flow::{Flow, LongRead};
+use crate::limits::PARSE_BUFFER_MIN_BYTES;
 use crate::outgoing::Outgoing;
 use crate::proto::{Denial, Event, Garbage, Handshake, Intake, Negotiated, Parameters, Progress};
 use crate::serve::{self, LongWrite};
@@ -21,7 +21,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// What the server holds of a connection: enough to end it.
@@ -114,7 +114,9 @@ pub(crate) async fn run<X: Exports>(
 ) {
     let reactor = shared.reactor.clone();
     let haggle = control.unless_stopped(handshake(&shared, &*exports, &control, denial));
-    let Some(Some(Ok(Some(opened)))) = within(&reactor, HANDSHAKE_TIMEOUT, haggle).await else {
+    let Some(Some(Ok(Some(opened)))) =
+        within(&reactor, shared.options.handshake_timeout, haggle).await
+    else {
         return control.stream.shutdown();
     };
     let (negotiated, parse, start, end) = opened;
@@ -136,7 +138,7 @@ pub(crate) async fn run<X: Exports>(
     }
     // A client may close its sending side and still wait for replies.
     let idle = poll_fn(|context| connection.flow.poll_idle(context));
-    within(&reactor, DRAIN_TIMEOUT, idle).await;
+    within(&reactor, connection.shared.options.drain_timeout, idle).await;
     connection.outgoing.close();
     connection.control.stream.shutdown();
 }
@@ -225,15 +227,15 @@ impl<E> Connection<E> {
         self.patiently(|context| self.flow.poll_room(context)).await;
     }
 
-    /// Waits for `bytes` of flow.
-    pub(crate) async fn claim(&self, bytes: usize) {
-        let mut claim = self.flow.claim(bytes);
-        self.patiently(|context| claim.poll_charge(context)).await;
+    /// Charges the next piece of a long read.
+    pub(crate) async fn charge(&self, long: &mut LongRead<'_>, bytes: usize) {
+        self.patiently(|context| long.poll_charge(context, bytes)).await;
     }
 
     /// Waits, and now and then looks whether a client that does not take its replies is to blame.
-    async fn patiently(&self, mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<()>) {
-        while within(&self.reactor, SEND_STALL_CHECK, poll_fn(&mut poll)).await.is_none() {
+    async fn patiently(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) {
+        let interval = self.shared.options.send_stall_max / 4;
+        while within(&self.reactor, interval, poll_fn(&mut poll)).await.is_none() {
             self.shared.cut_stalled();
         }
     }

@@ -26,6 +26,8 @@ use servers::{Ashlar, Server};
 pub struct Options {
     /// Small and short: for trying, not for publishing.
     pub quick: bool,
+    /// Only the comparisons whose name contains this, and none of the other rows.
+    pub only: Option<String>,
     /// The program `ashlar`.
     pub program: PathBuf,
     /// Directory for stores and images, on the file system to be measured.
@@ -95,7 +97,10 @@ pub fn run(options: &Options) -> Result<String> {
         store_bytes: scale.store_bytes,
         volume_bytes: scale.span_bytes,
     };
-    let (mut rows, figures, server) = measure_speed(folder, &ashlar, &scale)?;
+    let (mut rows, figures, server) = measure_speed(folder, &ashlar, &scale, options)?;
+    if options.only.is_some() {
+        return Ok(document(options, &scale, folder, &rows, &figures, started.elapsed()));
+    }
     eprintln!("syscalls, restart, memory, write amplification");
     rows.extend(syscalls::rows(&server, folder, scale.span_bytes));
     let (restart, server) = state::restart(&ashlar, server)?;
@@ -117,6 +122,7 @@ fn measure_speed(
     folder: &Path,
     ashlar: &Ashlar,
     scale: &Scale,
+    options: &Options,
 ) -> Result<(Vec<Row>, Vec<Figure>, Server)> {
     let (raw, cached) = (folder.join("raw"), folder.join("cached"));
     eprintln!("filling two images and a volume of {} MiB each", scale.span_bytes >> 20);
@@ -137,7 +143,7 @@ fn measure_speed(
         runs: scale.runs,
         folder: folder.to_owned(),
     };
-    let (rows, figures) = speed::compare(&arena)?;
+    let (rows, figures) = speed::compare(&arena, options.only.as_deref().unwrap_or(""))?;
     drop((qemu, nbdkit));
     remove(&raw)?;
     remove(&cached)?;

@@ -112,10 +112,10 @@ const COMPARISONS: [Comparison; 10] = [
     own(OWN_SEQ_R, &[(Base::Raw, 0.95)], None),
 ];
 
-/// Runs every comparison.
-pub fn compare(arena: &Arena<'_>) -> Result<(Vec<Row>, Vec<Figure>)> {
+/// Runs every comparison whose name contains `only`.
+pub fn compare(arena: &Arena<'_>, only: &str) -> Result<(Vec<Row>, Vec<Figure>)> {
     let (mut rows, mut figures) = (Vec::new(), Vec::new());
-    for comparison in &COMPARISONS {
+    for comparison in COMPARISONS.iter().filter(|c| c.work.name.contains(only)) {
         eprintln!("{}", comparison.work.name);
         let sides = arena.sides(comparison);
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); sides.len()];

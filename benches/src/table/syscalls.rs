@@ -14,8 +14,11 @@ use super::state::run_clean;
 use crate::load::{Load, Until};
 use crate::{Result, interrupt};
 
-/// Requests per count: enough that the odd timer does not show.
-const REQUESTS: u64 = 20_000;
+/// Requests per count: enough that the odd timer does not show, few enough for a traced server.
+fn requests(depth: usize) -> u64 {
+    if depth == 1 { 4_000 } else { 20_000 }
+}
+
 /// strace attaches within this time.
 const ATTACH_MAX: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -34,7 +37,7 @@ pub fn rows(server: &Server, folder: &Path, span_bytes: u64) -> Vec<Row> {
                 goal: Goal::AtMost(bound),
                 unit: "",
                 value: counted,
-                detail: format!("strace -c over {REQUESTS} requests"),
+                detail: format!("strace -c over {} requests", requests(depth)),
                 disturbed: false,
             }
         })
@@ -55,7 +58,7 @@ pub fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> R
         request_bytes: 4096,
         depth,
         connections: 1,
-        until: Until::Requests(REQUESTS),
+        until: Until::Requests(requests(depth)),
         span_bytes: Some(span_bytes),
         seed: 3,
     };

@@ -20,7 +20,8 @@ const IN_USE_MAX_BYTES_DEFAULT: usize = 256 << 20;
 /// How large a [`BufferPool`] is.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
-    /// Bytes of the arena; 0 for none. Rounded down to whole blocks.
+    /// Bytes of the arena; 0 for none. Rounded down to whole blocks. Resident as a whole where it
+    /// is registered with the kernel.
     pub arena_bytes: usize,
     /// Bytes that [`BufferPool::try_allocate`] lets be in use at once, arena and heap together.
     pub in_use_max_bytes: usize,

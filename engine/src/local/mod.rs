@@ -148,7 +148,10 @@ impl LocalStore {
             }
             recovery.handle_wave(results)?;
         }
-        let store = recovery.finish(reactor.now())?;
+        let mut store = recovery.finish(reactor.now())?;
+        if device.is_preallocated() {
+            store.set_preallocated();
+        }
         let inner = Rc::new(Inner {
             reactor: reactor.clone(),
             device,
@@ -437,6 +440,11 @@ impl Drop for Inner {
 }
 
 impl LocalStore {
+    /// A volume that was found before; if it was deleted since, every call on it fails.
+    pub(crate) fn volume_by_id(&self, id: VolumeId, size_bytes: u64) -> LocalVolume {
+        LocalVolume::new(self.clone(), id, size_bytes)
+    }
+
     pub(crate) fn locks(&self) -> &Locks {
         &self.inner.locks
     }

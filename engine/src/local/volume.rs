@@ -41,6 +41,12 @@ impl LocalVolume {
         self.id
     }
 
+    /// The store it is in.
+    #[must_use]
+    pub fn store(&self) -> &LocalStore {
+        &self.store
+    }
+
     /// Its size in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

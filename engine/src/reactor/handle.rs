@@ -94,10 +94,8 @@ impl Reactor {
         options: ReactorOptions,
         main: impl FnOnce(Reactor) -> F,
     ) -> Result<F::Output> {
-        let reactor = Reactor::new(options)?;
-        let output = reactor.block_on(main(reactor.clone()));
-        reactor.shutdown();
-        Ok(output)
+        let running = ShutDown(Reactor::new(options)?);
+        Ok(running.0.block_on(main(running.0.clone())))
     }
 
     /// The shared part, on any backend.
@@ -238,6 +236,15 @@ impl Reactor {
     }
 }
 
+/// Shuts a reactor down when dropped, also when a panic comes out of it.
+struct ShutDown(Reactor);
+
+impl Drop for ShutDown {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}
+
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reactor({:?})", self.stats())
@@ -277,10 +284,11 @@ impl Inner {
                 break;
             }
         }
-        // Announced before the last look at what other threads set.
-        let nothing_queued = self.shared.prepare_sleep();
-        let idle = self.executor.ready_len() == 0 && !main_woken.load(Ordering::Acquire);
-        let wait = match nothing_queued && idle {
+        // Sleep is announced before the last look at what other threads set.
+        let may_sleep = self.executor.ready_len() == 0
+            && self.shared.prepare_sleep()
+            && !main_woken.load(Ordering::Acquire);
+        let wait = match may_sleep {
             true => Wait::Until(self.timers.next_deadline()),
             false => Wait::No,
         };

@@ -16,6 +16,7 @@ mod ring;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod timers;
 #[cfg(feature = "tokio-uring")]
 mod tokio_device;
@@ -26,6 +27,7 @@ pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
 pub use open::DeviceOptions;
 pub use random::RandomStream;
 pub use remote::Remote;
+pub use thread::start_thread;
 #[cfg(feature = "tokio-uring")]
 pub use tokio_device::TokioDevice;
 
@@ -79,6 +81,12 @@ pub struct DeviceCompletion {
 pub trait BlockDevice {
     /// Usable size in bytes.
     fn size_bytes(&self) -> u64;
+
+    /// Whether every byte has its place on the medium already, as on a raw block device: writing
+    /// it for the first time costs no more than writing it again.
+    fn is_preallocated(&self) -> bool {
+        false
+    }
 
     /// Queues an operation; it is handed to the kernel at the end of the reactor's turn.
     fn submit(&self, token: u64, op: DeviceOp);

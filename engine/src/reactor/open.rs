@@ -36,6 +36,8 @@ pub(super) struct OpenedFile {
     /// Whole blocks of it.
     pub(super) size_bytes: u64,
     pub(super) read_only: bool,
+    /// A block device, not a file.
+    pub(super) is_block_device: bool,
 }
 
 /// Opens, locks and measures.
@@ -76,7 +78,8 @@ fn open_inner(path: &Path, options: &DeviceOptions) -> Result<OpenedFile> {
         let message = format!("is too small: {size_bytes} bytes, needs {wanted}");
         return Err(Error::new(ErrorKind::Device, message));
     }
-    Ok(OpenedFile { file, size_bytes, read_only: options.read_only })
+    let is_block_device = kind == FileType::BlockDevice;
+    Ok(OpenedFile { file, size_bytes, read_only: options.read_only, is_block_device })
 }
 
 fn is_block_device(path: &Path) -> bool {

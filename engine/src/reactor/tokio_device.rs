@@ -37,7 +37,7 @@ impl TokioDevice {
     /// # Errors
     /// As there.
     pub fn open(path: impl AsRef<Path>, options: &DeviceOptions) -> Result<TokioDevice> {
-        let OpenedFile { file, size_bytes, read_only } = open(path.as_ref(), options)?;
+        let OpenedFile { file, size_bytes, read_only, .. } = open(path.as_ref(), options)?;
         let file = File::from_std(file.into());
         let core = Core {
             file,

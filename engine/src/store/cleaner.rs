@@ -26,6 +26,9 @@ const BATCH_MAX_BLOCKS: u32 = BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX;
 /// Blocks of a cold batch: small, so that it does not hold up a hot one that waits behind it.
 const COLD_BATCH_BLOCKS: u32 = 64;
 
+/// A segment is cleaned only if more than this part of it is gained: more than a freshly packed one
+/// wastes on headers and at its end, less than the part of a full store that is dead.
+pub(super) const GAIN_PART: u32 = 12;
 /// Without anybody writing, a segment is cleaned only if this part of it is gained.
 const IDLE_GAIN_PART: u32 = 4;
 
@@ -86,7 +89,7 @@ impl Store {
         self.fill_cold_batch();
         if self.cleaner.victim.is_none() {
             let soon = self.segments.free() + self.segments.empty();
-            let can_grow = self.segments.unprepared() > 0 && !self.is_device_full();
+            let can_grow = self.segments.unprepared() > 0 && !self.device_full;
             if can_grow || soon >= low_water(&self.segments) {
                 return;
             }
@@ -99,13 +102,10 @@ impl Store {
 
     fn pick_victim(&mut self) {
         let written = self.counters.user_blocks_written > self.cleaner.seen_user_blocks;
+        let needed = written || self.log.is_starved(&self.segments);
         // Nobody waits and nobody writes: only what clearly pays, or it would copy for ever.
-        let gain_min = match (self.log.is_starved(&self.segments), written) {
-            (true, _) => 32,
-            (false, true) => 16,
-            (false, false) => IDLE_GAIN_PART,
-        };
-        let live_max = self.segments.segment_blocks() / gain_min * (gain_min - 1);
+        let part = if needed { GAIN_PART } else { IDLE_GAIN_PART };
+        let live_max = self.segments.segment_blocks() / part * (part - 1);
         let Some(id) = choose(&self.segments, self.log.durable(), live_max) else { return };
         let start = self.segments.start(id);
         let end = start.offset(self.segments.segment_blocks());

@@ -103,6 +103,8 @@ pub(crate) struct Log {
     epoch: u64,
     epoch_first: Lsn,
     last_activity: Nanos,
+    /// Data may take the segments that are kept for cleaning.
+    reserve_open: bool,
     /// Blocks written since the log was opened, headers included.
     written_blocks: u64,
 }
@@ -120,6 +122,7 @@ impl Log {
             epoch,
             epoch_first: last.next(),
             last_activity: Nanos(0),
+            reserve_open: false,
             written_blocks: 0,
         }
     }
@@ -243,8 +246,9 @@ impl Log {
             let (old_records, old_sums) =
                 previous.map_or((0, 0), |p| (p.records.len(), p.checksums.len()));
             let with_copy = header_blocks(records, blocks, old_records, old_sums);
-            // Room for the batch itself and for the empty batch that ends the segment after it.
-            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks)
+            // Room for the batch itself, for an empty one that repeats it when the log falls idle,
+            // and for the one that ends the segment.
+            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks) + 1
         };
         if let Some(segment) = &self.points[heat as usize].segment {
             if segment.next.offset(needed).0 <= segment.end.0 {
@@ -258,7 +262,8 @@ impl Log {
             segments.seal(id, last);
             return Some(write);
         }
-        let kept = if heat == Heat::Hot { RESERVED_SEGMENTS } else { 0 };
+        let reserved = heat == Heat::Hot && !self.reserve_open;
+        let kept = if reserved { RESERVED_SEGMENTS } else { 0 };
         if segments.free() <= kept {
             return None;
         }
@@ -313,6 +318,7 @@ impl Log {
         buffers.push(area);
         buffers.extend(batch.payload);
         segment.next = payload.offset(batch.blocks);
+        assert!(segment.next <= segment.end, "a batch reaches past its segment");
         segment.uncopied = !batch.records.is_empty();
         let of = Previous { location: header.location, header_blocks: blocks, checksum, lsn };
         let table = Rc::new(TableCopy { of, records: batch.records, checksums });
@@ -370,6 +376,11 @@ impl Log {
             point.segment = None;
         }
         waiters
+    }
+
+    /// Lets data take the segments that are kept for cleaning.
+    pub(crate) fn set_reserve_open(&mut self, open: bool) {
+        self.reserve_open = open;
     }
 
     /// Whether data writes wait for a free segment.

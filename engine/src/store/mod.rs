@@ -162,6 +162,8 @@ pub struct Store {
     checkpointer: Checkpointer,
     cleaner: Cleaner,
     preparing: Option<prepare::Preparing>,
+    /// The file system under the store refused to give it more room.
+    device_full: bool,
     counters: Counters,
     failed: Option<Error>,
     read_only: bool,
@@ -257,6 +259,7 @@ impl Store {
         self.poll_cleaner();
         self.poll_checkpoint();
         self.poll_prepare();
+        self.relieve();
         if let Some(write) = self.log.poll_write(&mut self.segments, now) {
             let blocks: usize = write.buffers.iter().map(|buffer| buffer.len()).sum();
             self.counters.device_blocks_written += (blocks / crate::units::BLOCK_SIZE_BYTES) as u64;

@@ -5,8 +5,9 @@
 //! Must never know: what segments are used for.
 
 use super::log::RESERVED_SEGMENTS;
-use super::{Io, Store};
+use super::{Io, Store, Waiting};
 use crate::buffer::Buffer;
+use crate::error::{Error, ErrorKind};
 use crate::reactor::DeviceOp;
 use crate::units::{BLOCK_SIZE_BYTES, Nanos, SegmentId};
 use std::io;
@@ -97,6 +98,7 @@ impl Store {
         match result {
             Ok(()) => {
                 self.preparing = None;
+                self.device_full = false;
                 self.segments.prepared_now(segment);
             }
             // A failed sync may have lost writes of the log too: nothing is certain after it.
@@ -106,6 +108,7 @@ impl Store {
 
     fn prepare_failed(&mut self, segment: SegmentId) {
         self.segments.prepare_failed(segment);
+        self.device_full = true;
         let retry_at = Some(self.now + RETRY_AFTER);
         if let Some(preparing) = &mut self.preparing {
             preparing.retry_at = retry_at;
@@ -113,8 +116,32 @@ impl Store {
         }
     }
 
-    /// Whether the file system under the store refused to give it more room.
-    pub(super) fn is_device_full(&self) -> bool {
-        matches!(self.preparing, Some(Preparing { retry_at: Some(_), .. }))
+    /// Nothing has to be prepared: the device has a place for every byte already.
+    pub fn set_preallocated(&mut self) {
+        self.segments.set_prepared(self.segments.count());
+    }
+
+    /// The file system is full and nothing in the store can be cleaned: what has gathered leaves
+    /// into the reserve, which is there for this; what only waits is refused.
+    pub(super) fn relieve(&mut self) {
+        let hopeless = self.device_full
+            && self.log.is_starved(&self.segments)
+            && self.cleaner.victim().is_none()
+            && self.segments.empty() == 0
+            && !self.checkpointer.is_running();
+        self.log.set_reserve_open(hopeless);
+        if !hopeless {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            let Waiting::Write { token, data, .. } = waiting else {
+                self.waiting.push_back(waiting);
+                continue;
+            };
+            self.waiting_bytes -= data.len();
+            self.pending_blocks -= (data.len() / BLOCK_SIZE_BYTES) as u64;
+            let why = "the file system under the store is full: free some space there";
+            self.reply(token, Err(Error::new(ErrorKind::NoSpace, why)));
+        }
     }
 }

@@ -11,6 +11,9 @@ use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Lsn, VolumeId};
 /// the cleaner.
 const OVERHEAD_SEGMENTS: u64 = 6;
 
+/// This part of the rest stays dead even in a full store.
+const DEAD_PART: u64 = 8;
+
 /// Segments by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentCounts {
@@ -78,10 +81,10 @@ impl Store {
     /// Blocks of data the store takes before it says it is full.
     pub(super) fn capacity_blocks(&self) -> u64 {
         let segments = u64::from(self.segments.count());
-        let missing = if self.is_device_full() { self.segments.unprepared() as u64 } else { 0 };
+        let missing = if self.device_full { self.segments.unprepared() as u64 } else { 0 };
         let usable = segments.saturating_sub(missing).saturating_sub(OVERHEAD_SEGMENTS);
-        // One block in 12 stays free for headers, checkpoints, and so that cleaning always gains.
-        usable * u64::from(self.segments.segment_blocks()) * 11 / 12
+        // One block in 8 stays free for headers, checkpoints, and so that cleaning always gains.
+        usable * u64::from(self.segments.segment_blocks()) / DEAD_PART * (DEAD_PART - 1)
     }
 
     /// A snapshot of everything worth knowing. Walks the index: not for every request.
@@ -110,7 +113,7 @@ impl Store {
             checkpoint_lsn: self.checkpointer.last_lsn(),
             checkpoint_running: self.checkpointer.is_running(),
             cleaner_running: self.cleaner.victim().is_some(),
-            device_full: self.is_device_full(),
+            device_full: self.device_full,
             counters: self.counters,
             failed: self.failed.as_ref().map(ToString::to_string),
         }
@@ -225,3 +228,5 @@ pub enum Mapping {
 
 const _: () = assert!(OVERHEAD_SEGMENTS < crate::limits::SEGMENTS_MIN as u64);
 const _: () = assert!(SEGMENT_BLOCKS_MIN >= 12);
+// The fullest store still has a victim worth cleaning.
+const _: () = assert!(DEAD_PART < cleaner::GAIN_PART as u64);

@@ -12,6 +12,8 @@ use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, VolumeId};
 
 /// Blocks that one zero record covers at most.
 const ZERO_RECORD_BLOCKS_MAX: u64 = 1 << 28;
+/// What a waiting record counts for against the bound on waiting bytes.
+const WAITING_RECORD_BYTES: usize = 512;
 
 impl Store {
     pub(super) fn check_range(
@@ -114,6 +116,7 @@ impl Store {
         if self.waiting.is_empty() && self.log.has_room(Heat::Hot, record.payload_blocks()) {
             self.log.push(Heat::Hot, record, payload, token);
         } else {
+            self.waiting_bytes += WAITING_RECORD_BYTES;
             self.waiting.push_back(Waiting::Record { token, record, payload });
         }
     }
@@ -181,6 +184,7 @@ impl Store {
                     self.push_write(token, volume, first, data);
                 }
                 Some(Waiting::Record { token, record, payload }) => {
+                    self.waiting_bytes -= WAITING_RECORD_BYTES;
                     self.log.push(Heat::Hot, record, payload, token);
                 }
                 Some(Waiting::Barrier { token }) => {

@@ -108,11 +108,6 @@ impl Handshake {
         }
     }
 
-    /// Options that come from now on are refused.
-    pub fn deny(&mut self, denial: Denial) {
-        self.denial = Some(denial);
-    }
-
     /// Takes what it can from the front of `input` and appends to `output`. Returns the bytes
     /// consumed, and what to do next.
     pub fn advance<X: Exports>(

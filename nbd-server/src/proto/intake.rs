@@ -251,3 +251,98 @@ pub(crate) fn piece_limit(offset: u64, request_length: u64) -> u64 {
     let longest = u64::from(PIECE_MAX_BYTES);
     if request_length <= longest { longest } else { longest - offset % BLOCK_SIZE_BYTES as u64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Framing;
+    use ashlar_engine::buffer::PoolOptions;
+
+    fn intake(start: &[u8]) -> Intake {
+        let parameters = Parameters {
+            framing: Framing::Simple,
+            size_bytes: 1 << 40,
+            flags: 0,
+            read_only: false,
+            block_status: false,
+        };
+        let pool = BufferPool::new(PoolOptions { arena_bytes: 0, ..PoolOptions::default() });
+        let mut parse = pool.allocate(PARSE_BUFFER_MIN_BYTES);
+        parse[..start.len()].copy_from_slice(start);
+        Intake::new(parameters, pool, parse, 0, start.len())
+    }
+
+    fn write_header(offset: u64, length: u32) -> Vec<u8> {
+        let mut bytes = super::super::wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+        bytes.extend([0, 0, 0, 1]);
+        bytes.extend(7u64.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn payloads_are_received_where_they_are_written_from() {
+        let mut start = write_header(0, 100_000);
+        start.extend([1; 10]);
+        let mut intake = intake(&start);
+        assert!(matches!(intake.next_event(), Ok(Event::NeedBytes)));
+        let mut buffers = intake.take_buffers();
+        assert_eq!((buffers.first.len(), buffers.first_filled), (100_000, 10));
+        let place = buffers.first.as_ptr();
+        buffers.first[10..].fill(1);
+        let next = write_header(0, 1);
+        let second = buffers.second.as_mut().expect("the parse buffer");
+        second[..next.len()].copy_from_slice(&next);
+        intake.handle_received(buffers, 99_990 + next.len());
+        let Ok(Event::Write(piece)) = intake.next_event() else { panic!("a whole piece") };
+        assert_eq!(piece.data.as_ptr(), place);
+        assert!(piece.last && piece.data.iter().all(|byte| *byte == 1));
+        assert!(matches!(intake.next_event(), Ok(Event::NeedBytes)));
+        let buffers = intake.take_buffers();
+        assert_eq!((buffers.first.len(), buffers.first_filled), (1, 0), "the next write's piece");
+    }
+
+    #[test]
+    fn long_writes_are_cut_at_block_boundaries() {
+        let cuts = |offset: u64, length: u64| {
+            let (mut at, mut sizes) = (offset, Vec::new());
+            while at < offset + length {
+                let size = (offset + length - at).min(piece_limit(at, length));
+                sizes.push(size);
+                at += size;
+            }
+            sizes
+        };
+        let mib = u64::from(PIECE_MAX_BYTES);
+        assert_eq!(cuts(4095, mib), [mib], "one piece is atomic");
+        assert_eq!(cuts(4095, mib + 1), [mib - 4095, 4096]);
+        assert_eq!(cuts(0, 3 * mib), [mib, mib, mib]);
+    }
+
+    #[test]
+    fn parse_buffer_follows_the_load() {
+        let mut intake = intake(&[]);
+        let mut flush = write_header(0, 0);
+        flush[7] = 3;
+        let mut stream = flush.iter().cycle();
+        // Receives at most `count` bytes of flush requests; returns the buffer's size.
+        let mut receive = |count: usize| {
+            let mut buffers = intake.take_buffers();
+            let size = buffers.first.len();
+            let room = &mut buffers.first[buffers.first_filled..];
+            let count = count.min(room.len());
+            room[..count].fill_with(|| *stream.next().expect("endless"));
+            intake.handle_received(buffers, count);
+            while !matches!(intake.next_event().expect("requests"), Event::NeedBytes) {}
+            size
+        };
+        assert_eq!(receive(28), PARSE_BUFFER_MIN_BYTES);
+        assert_eq!(receive(usize::MAX), PARSE_BUFFER_MIN_BYTES);
+        assert_eq!(receive(usize::MAX), PARSE_BUFFER_MAX_BYTES, "grown");
+        for _ in 0..PARSE_BUFFER_SHRINK_AFTER {
+            assert_eq!(receive(28), PARSE_BUFFER_MAX_BYTES);
+        }
+        assert_eq!(receive(28), PARSE_BUFFER_MIN_BYTES, "shrunk");
+    }
+}

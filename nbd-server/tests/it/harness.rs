@@ -1,9 +1,9 @@
 //! A server on a thread of its own, on a Unix socket in a directory of its own.
 
 use crate::client::{Client, Style};
-use ashlar_engine::Result;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
+use ashlar_engine::{Error, ErrorKind, Result};
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
 use ashlar_nbd_server::{
     Counters, Export, ExportInfo, Exports, Extent, ReadData, Server, ServerOptions,
@@ -30,7 +30,7 @@ pub(crate) struct TestServer {
     pub(crate) tcp: std::net::SocketAddr,
     directory: PathBuf,
     stop: Arc<Mutex<Signal>>,
-    thread: Option<JoinHandle<(Counters, usize)>>,
+    thread: Option<JoinHandle<(Counters, usize, u64)>>,
 }
 
 impl TestServer {
@@ -62,7 +62,7 @@ impl TestServer {
         let serve = move || {
             Reactor::run(ReactorOptions::default(), |reactor| async move {
                 let exports = Rc::new(exports(&reactor));
-                let server = Server::new(reactor, exports, options);
+                let server = Server::new(reactor.clone(), exports, options);
                 server.listen(&Address::Unix(path)).expect("listen");
                 let any = Address::Tcp("127.0.0.1:0".parse().expect("address"));
                 let Address::Tcp(tcp) = server.listen(&any).expect("listen") else {
@@ -71,7 +71,7 @@ impl TestServer {
                 ready.send(tcp).expect("ready");
                 stopped(signal).await;
                 let cut = server.shutdown().await;
-                (server.counters(), cut)
+                (server.counters(), cut, reactor.stats().enters)
             })
             .expect("reactor")
         };
@@ -100,6 +100,16 @@ impl TestServer {
 
     /// Shuts down. Returns the counters and how many connections had to be cut.
     pub(crate) fn stop(mut self) -> (Counters, usize) {
+        let (counters, cut, _) = self.join();
+        (counters, cut)
+    }
+
+    /// Shuts down. Returns how often the server entered the kernel.
+    pub(crate) fn stop_enters(mut self) -> u64 {
+        self.join().2
+    }
+
+    fn join(&mut self) -> (Counters, usize, u64) {
         self.begin_stop();
         self.thread.take().expect("running").join().expect("the server did not panic")
     }
@@ -171,7 +181,23 @@ impl Gate {
     }
 }
 
-/// A memory export whose writes wait at a gate.
+/// Where a [`HeldExport`] has a damaged block, a full one, and one that is going away.
+pub(crate) const DAMAGED: u64 = 2 << 20;
+pub(crate) const FULL: u64 = 5 << 20;
+pub(crate) const CLOSED: u64 = 15 << 19;
+
+fn fault(offset: u64, length: u64) -> Result<()> {
+    for (at, kind) in
+        [(DAMAGED, ErrorKind::Corrupt), (FULL, ErrorKind::NoSpace), (CLOSED, ErrorKind::Closed)]
+    {
+        if offset < at + 4096 && at < offset + length {
+            return Err(Error::new(kind, format!("{kind:?} at {at}")));
+        }
+    }
+    Ok(())
+}
+
+/// A memory export whose writes wait at a gate, and which fails in some places.
 pub(crate) struct HeldExport {
     memory: MemoryExport,
     gate: Gate,
@@ -182,25 +208,31 @@ impl Export for HeldExport {
         self.memory.info()
     }
     async fn read(&self, offset: u64, length: u32) -> Result<ReadData> {
+        fault(offset, length.into())?;
         self.memory.read(offset, length).await
     }
     async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
         self.gate.pass().await;
+        fault(offset, data.len() as u64)?;
         self.memory.write(offset, data).await
     }
     async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {
+        fault(offset, length)?;
         self.memory.write_zeroes(offset, length, allocate).await
     }
     async fn trim(&self, offset: u64, length: u64) -> Result<()> {
+        fault(offset, length)?;
         self.memory.trim(offset, length).await
     }
     async fn flush(&self) -> Result<()> {
         self.memory.flush().await
     }
     async fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        fault(offset, length)?;
         self.memory.cache(offset, length).await
     }
     async fn block_status(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        fault(offset, length)?;
         self.memory.block_status(offset, length, most).await
     }
 }

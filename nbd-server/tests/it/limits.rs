@@ -2,8 +2,15 @@
 
 use crate::client::{Client, READ, Style, info_data, option_bytes};
 use crate::harness::{Gate, HeldExports, TestServer};
+use ashlar_engine::reactor::Reactor;
 use ashlar_nbd_server::ServerOptions;
+use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
 use std::io::{ErrorKind, Write};
+use std::time::Duration;
+
+fn small(reactor: &Reactor) -> MemoryExports {
+    MemoryExports::new([MemoryExport::new("vm0", 8 << 20, reactor.pool().clone())])
+}
 
 /// Sends until the socket takes no more. Returns the bytes that were taken.
 fn stuff(client: &mut Client, request: &[u8]) -> usize {
@@ -80,18 +87,56 @@ fn two_hundred_clients_at_once() {
     assert_eq!((counters.connections_accepted, counters.connections_refused, cut), (200, 0, 0));
 }
 
-/// Waits for the real deadline, which is what is tested.
 #[test]
 fn handshakes_that_do_not_end_are_ended() {
-    let server = TestServer::start();
+    let mut options = ServerOptions::default();
+    options.handshake_timeout = Duration::from_millis(300);
+    let server = TestServer::with(options, small);
+    let mut served = Client::open(&server.socket, "vm0", Style::Simple);
     let mut silent = server.connect();
     let mut half = server.connect();
     half.send(&3u32.to_be_bytes());
     half.send(&option_bytes(7, &info_data("vm0", &[]))[..20]);
-    let mut served = Client::open(&server.socket, "vm0", Style::Simple);
     silent.expect_end();
     half.expect_end();
     assert_eq!(served.read(0, 1), Ok(vec![0]), "only the handshake has a deadline");
+}
+
+/// Clients that hold all memory and take no replies: the others get by on what is granted to
+/// everybody, and what needs more waits until the lazy are cut.
+#[test]
+fn lazy_clients_are_cut_when_memory_is_short() {
+    let mut options = ServerOptions::default();
+    options.in_flight_total_max_bytes = 66 << 20;
+    options.send_stall_max = Duration::from_secs(1);
+    let server = TestServer::with(options, small);
+    let mut honest = Client::open(&server.socket, "vm0", Style::Simple);
+    assert_eq!(honest.write(0, &vec![7; 8 << 20]), 0);
+    let mut lazy: Vec<Client> = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::open(&server.socket, "vm0", Style::Simple);
+        let request = client.request_bytes((READ, 0), 1, 0, 1 << 20, &[]);
+        stuff(&mut client, &request);
+        lazy.push(client);
+    }
+    for at in 0..100 {
+        assert_eq!(honest.read(at * 4096, 4096), Ok(vec![7; 4096]));
+    }
+    assert_eq!(honest.read(0, 8 << 20), Ok(vec![7; 8 << 20]));
+    honest.leave();
+}
+
+/// A server that goes down does not wait for clients that take no replies.
+#[test]
+fn shutdown_cuts_clients_that_take_no_replies() {
+    let mut options = ServerOptions::default();
+    options.drain_timeout = Duration::from_millis(300);
+    let server = TestServer::with(options, small);
+    let mut lazy = Client::open(&server.socket, "vm0", Style::Simple);
+    let request = lazy.request_bytes((READ, 0), 1, 0, 1 << 20, &[]);
+    stuff(&mut lazy, &request);
+    let (counters, _) = server.stop();
+    assert_eq!(counters.connections, 0);
 }
 
 #[test]
@@ -119,4 +164,32 @@ fn options_of_one_handshake_are_bounded() {
         }
     }
     assert!(closed, "more than 25,000 options were answered");
+}
+
+/// Entries to the kernel per request: what the server costs beyond the work itself. A bound on
+/// counts, not on time; the client sends each round of requests in one go.
+#[test]
+fn kernel_entries_per_request_are_few() {
+    // Requests in flight, rounds, entries per hundred requests.
+    for (depth, rounds, limit) in [(64, 100, 15), (1, 500, 300)] {
+        for (command, data) in [(1, vec![7; 4096]), (READ, vec![])] {
+            let server = TestServer::start();
+            let mut client = Client::open(&server.socket, "vm0", Style::Simple);
+            for _ in 0..rounds {
+                let mut script = Vec::new();
+                for block in 0..depth {
+                    let cookie = client.expect(command, block * 4096, 4096);
+                    let what = (command, 0);
+                    script.extend(client.request_bytes(what, cookie, block * 4096, 4096, &data));
+                }
+                client.send(&script);
+                (0..depth).for_each(|_| assert_eq!(client.reply().errno, 0));
+            }
+            client.leave();
+            let (enters, requests) = (server.stop_enters(), rounds * depth);
+            eprintln!("depth {depth} command {command}: {enters} entries, {requests} requests");
+            let allowed = requests * limit / 100 + 50;
+            assert!(enters <= allowed, "{enters} entries for {requests} requests");
+        }
+    }
 }

@@ -93,8 +93,12 @@ fn check(client: &mut Client, model: &mut [u8], op: &Op) -> Result<(), TestCaseE
     Ok(())
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn one_after_another(ops in proptest::collection::vec((op(), 0..3usize), 1..40)) {

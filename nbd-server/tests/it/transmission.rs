@@ -4,7 +4,7 @@ use crate::client::{
     CACHE, Client, DF, DISC, FAST_ZERO, FLUSH, FUA, NO_HOLE, PAYLOAD_LEN, READ, REQ_ONE, RESIZE,
     STATUS, STYLES, Style, TRIM, WRITE, ZEROES,
 };
-use crate::harness::{Gate, HeldExports, SIZE, TestServer};
+use crate::harness::{CLOSED, DAMAGED, FULL, Gate, HeldExports, SIZE, TestServer};
 use ashlar_nbd_server::ServerOptions;
 
 const EPERM: u32 = 1;
@@ -457,4 +457,38 @@ fn payloads_cut_short_change_nothing() {
             assert_eq!(check.read(0, 1_000_000), Ok(vec![0; 1_000_000]));
         }
     }
+}
+
+/// What the store cannot do is answered with the right error, for short and for long requests,
+/// and the connection goes on.
+#[test]
+fn failures_of_the_store_are_reported() {
+    let gate = Gate::default();
+    gate.open();
+    let server = held(&gate);
+    for style in STYLES {
+        let mut client = Client::open(&server.socket, "vm0", style);
+        for (at, errno, text) in
+            [(DAMAGED, 5, "Corrupt"), (FULL, ENOSPC, "NoSpace"), (CLOSED, 108, "Closed")]
+        {
+            for command in [READ, TRIM, CACHE, ZEROES] {
+                let reply = client.call((command, 0), at + 1, 10);
+                assert_eq!(reply.errno, errno);
+                let told = style == Style::Simple || reply.message.starts_with(text);
+                assert!(told, "{}", reply.message);
+            }
+            assert_eq!(client.write(at, b"x"), errno);
+            // Long: the first piece is fine, the second fails, the third comes too late.
+            let start = at - (MIB + MIB / 2);
+            assert_eq!(client.call((READ, 0), start, 2 * MIB).errno, errno);
+            assert_eq!(client.write(start, &pattern(2 << 20, 3)), errno);
+            assert_eq!(client.call((TRIM, 0), start, MIB).errno, 0);
+        }
+        if style != Style::Simple {
+            assert_eq!(client.call((STATUS, 0), DAMAGED, 1).errno, 5);
+        }
+        assert_eq!(client.read(0, 1), Ok(vec![0]));
+        client.leave();
+    }
+    assert_eq!(server.stop().1, 0);
 }

@@ -95,6 +95,10 @@ impl BlockDevice for FileDevice {
         self.core.opened.size_bytes
     }
 
+    fn is_preallocated(&self) -> bool {
+        self.core.opened.is_block_device
+    }
+
     fn submit(&self, token: u64, op: DeviceOp) {
         let core = &self.core;
         let checked = check(&op, core.opened.size_bytes, core.opened.read_only);

@@ -12,6 +12,8 @@ mod doorbell;
 mod listener;
 mod setup;
 mod socket;
+#[cfg(all(test, not(miri)))]
+mod tests;
 
 use super::backend::{Backend, Wait};
 use super::open::open;
@@ -216,7 +218,11 @@ pub(super) struct RingBackend {
 impl RingBackend {
     /// Sets a ring up, with the best features that the kernel has.
     pub(super) fn new(pool: &BufferPool) -> Result<RingBackend> {
-        let (io, support) = setup::build(pool)?;
+        RingBackend::with_steps(pool, &setup::STEPS)
+    }
+
+    fn with_steps(pool: &BufferPool, steps: &[setup::Step]) -> Result<RingBackend> {
+        let (io, support) = setup::build(pool, steps)?;
         let doorbell = Arc::new(EventFd::new()?);
         let ring = Ring {
             io: RefCell::new(io),

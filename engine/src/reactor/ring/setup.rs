@@ -18,6 +18,8 @@ const COMPLETIONS: u32 = 8192;
 const SUBMISSIONS_SMALL: u32 = 128;
 /// Completion entries of the small ring.
 const COMPLETIONS_SMALL: u32 = 4096;
+/// Least that is worth registering.
+const ARENA_MIN_BYTES: usize = 1 << 20;
 /// Devices that can have a registered file; others use their descriptor.
 const FILES_MAX: u32 = 64;
 
@@ -33,15 +35,21 @@ pub(super) struct Support {
     pub(super) file_slots: RefCell<Vec<u32>>,
 }
 
-/// A ring and what it supports.
-pub(super) fn build(pool: &BufferPool) -> Result<(IoUring, Support)> {
-    let io = build_ring().map_err(|error| Error::new(ErrorKind::Device, refusal(&error)))?;
+/// A ring with one kernel's features.
+pub(super) type Step = fn(&mut Builder);
+
+/// From the newest kernels down.
+pub(super) const STEPS: [Step; 3] = [deferred, cooperative, plain];
+
+/// The first of `steps` that the kernel takes, and what it then supports.
+pub(super) fn build(pool: &BufferPool, steps: &[Step]) -> Result<(IoUring, Support)> {
+    let io = build_ring(steps).map_err(|error| Error::new(ErrorKind::Device, refusal(&error)))?;
     if !io.params().is_feature_ext_arg() {
         return Err(Error::new(ErrorKind::Device, "io_uring needs Linux 5.11 or newer"));
     }
     let mut probe = Probe::new();
     let probed = io.submitter().register_probe(&mut probe).is_ok();
-    let arena = pool.arena_range().filter(|range| register_arena(&io, range));
+    let arena = pool.arena_range().and_then(|range| register_arena(&io, range));
     let files = io.submitter().register_files_sparse(FILES_MAX).is_ok();
     let support = Support {
         arena,
@@ -51,7 +59,7 @@ pub(super) fn build(pool: &BufferPool) -> Result<(IoUring, Support)> {
         file_slots: RefCell::new(if files { (0..FILES_MAX).rev().collect() } else { Vec::new() }),
     };
     tracing::debug!(
-        arena = support.arena.is_some(),
+        arena_bytes = support.arena.as_ref().map_or(0, Range::len),
         files,
         vectored = support.write_vectored_fixed,
         "ring set up"
@@ -59,12 +67,12 @@ pub(super) fn build(pool: &BufferPool) -> Result<(IoUring, Support)> {
     Ok((io, support))
 }
 
-fn build_ring() -> io::Result<IoUring> {
+fn build_ring(steps: &[Step]) -> io::Result<IoUring> {
     let mut refused = None;
     for (submissions, completions) in
         [(SUBMISSIONS, COMPLETIONS), (SUBMISSIONS_SMALL, COMPLETIONS_SMALL)]
     {
-        for step in [deferred as fn(&mut Builder), cooperative, plain] {
+        for step in steps {
             let mut builder = IoUring::builder();
             builder.dontfork().setup_clamp().setup_cqsize(completions);
             step(&mut builder);
@@ -89,7 +97,8 @@ fn cooperative(builder: &mut Builder) {
 
 fn plain(_: &mut Builder) {}
 
-fn refusal(error: &io::Error) -> String {
+/// Why there is no ring, for a person.
+pub(super) fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
         Some(libc::EPERM | libc::EACCES) => "io_uring is not allowed here: \
@@ -103,19 +112,25 @@ fn refusal(error: &io::Error) -> String {
     }
 }
 
-fn register_arena(io: &IoUring, range: &Range<usize>) -> bool {
-    let whole = libc::iovec {
-        iov_base: std::ptr::with_exposed_provenance_mut(range.start),
-        iov_len: range.len(),
-    };
-    // SAFETY: the kernel pins the pages itself, so the mapping may even go before the ring.
-    match unsafe { io.submitter().register_buffers(&[whole]) } {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::info!(%error, "arena not registered: disk transfers cost a little more");
-            false
+/// Registers as much of the arena as this process may lock.
+fn register_arena(io: &IoUring, range: Range<usize>) -> Option<Range<usize>> {
+    let mut bytes = range.len();
+    while bytes >= ARENA_MIN_BYTES {
+        let whole = libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(range.start),
+            iov_len: bytes,
+        };
+        // SAFETY: the kernel pins the pages itself, so the mapping may even go before the ring.
+        match unsafe { io.submitter().register_buffers(&[whole]) } {
+            Ok(()) => return Some(range.start..range.start + bytes),
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => bytes /= 2,
+            Err(error) => {
+                tracing::info!(%error, "arena not registered: disk transfers cost a little more");
+                return None;
+            }
         }
     }
+    None
 }
 
 /// Monotonic time, suspend included.

@@ -425,10 +425,9 @@ impl Recovery {
     /// If the log is damaged in a place that later batches vouch for.
     pub fn finish(mut self, now: Nanos) -> Result<Store> {
         self.settle_checkpoint();
-        let last = self.replay()?;
+        let (last, replayed) = self.replay()?;
         let mut store = *self.store.take().expect("invariant: the superblock was read");
         let epoch = self.root.epoch.max(self.tail.epoch()) + 1;
-        let replayed = last > self.root.lsn;
         store.log = Log::new(store.seal, self.pool.clone(), last, epoch);
         let ids: Vec<_> = store.segments.iter().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| store.segments.settle(id, last));
@@ -469,6 +468,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         checkpointer: Checkpointer::default(),
         cleaner: Cleaner::default(),
         preparing: None,
+        device_full: false,
         counters: Counters::default(),
         failed: None,
         read_only,

@@ -141,10 +141,12 @@ impl Recovery {
         self.tail.batches.insert((lsn, epoch), found);
     }
 
-    /// Installs the tail in order; returns the last batch that counts.
-    pub(super) fn replay(&mut self) -> Result<Lsn> {
+    /// Installs the tail in order; returns the last batch that counts, and whether any of them
+    /// changed something that the checkpoint does not know.
+    pub(super) fn replay(&mut self) -> Result<(Lsn, bool)> {
         let highest = self.tail.vouched;
         let mut last = self.root.lsn;
+        let mut changed = false;
         loop {
             let lsn = last.next();
             let vouched = lsn <= highest;
@@ -152,6 +154,8 @@ impl Recovery {
                 Some(batch) if vouched || batch.whole => {
                     let store = self.store.as_mut().expect("invariant: the superblock was read");
                     install(store, lsn, &batch)?;
+                    let kinds = batch.table.records.iter().map(|record| record.kind);
+                    changed |= kinds.into_iter().any(|kind| kind != RecordKind::Checkpoint);
                 }
                 _ if vouched => {
                     let why = format!("the log is damaged: batch {lsn} of {highest} is lost");
@@ -165,7 +169,7 @@ impl Recovery {
         let newest = store.segments.iter().map(|(_, segment)| segment.sequence).max();
         let newest = newest.unwrap_or(SegmentSequence(0));
         store.segments.set_next_sequence(SegmentSequence(newest.0 + 1));
-        Ok(last)
+        Ok((last, changed))
     }
 }
 

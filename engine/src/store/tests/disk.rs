@@ -24,6 +24,8 @@ pub(in crate::store) struct Disk {
     /// After this many more writes and syncs every one fails.
     pub(super) fail_after: Option<u64>,
     pub(super) writes: u64,
+    /// Writes from here on fail: the file system has no more room for the file.
+    pub(super) full_from: Option<u64>,
 }
 
 impl Disk {
@@ -35,6 +37,7 @@ impl Disk {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             fail_after: None,
             writes: 0,
+            full_from: None,
         }
     }
 
@@ -108,6 +111,12 @@ impl Disk {
             DeviceOp::Read { offset_bytes, mut buffer } => {
                 self.current(offset_bytes as usize, &mut buffer);
                 vec![buffer]
+            }
+            DeviceOp::Write { offset_bytes, buffers, .. }
+                if self.full_from.is_some_and(|from| offset_bytes >= from) =>
+            {
+                let result = Err(io::ErrorKind::StorageFull.into());
+                return Some(DeviceCompletion { token, result, buffers });
             }
             DeviceOp::Write { offset_bytes, buffers, sync } => {
                 let mut offset = offset_bytes as usize;

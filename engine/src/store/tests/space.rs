@@ -75,3 +75,36 @@ fn overwriting_for_long_cleans_and_keeps_everything() {
         assert_eq!(bench.read(volume, block as u64, 1).expect("read"), expected);
     }
 }
+
+#[test]
+fn a_full_file_system_is_no_space_and_nothing_is_lost() {
+    let mut bench = Bench::format(2 * STORE_MIN_BYTES, 11);
+    bench.disk.full_from = Some(STORE_MIN_BYTES * 3 / 4);
+    let volume = bench.create("vm0", 1 << 20);
+    let mut tokens = Vec::new();
+    // Many at once: some have been let in when the file system turns out to be full.
+    for i in 0..400u64 {
+        let data = bench.block(64, i);
+        let first = BlockIndex(i * 64);
+        tokens.push(bench.request(Request::Write { volume, first, data }));
+    }
+    let results: Vec<_> = tokens.into_iter().map(|token| bench.wait(token)).collect();
+    let refused = results.iter().filter(|result| result.is_err()).count();
+    assert!(refused > 50 && refused < 300, "{refused} refused");
+    for error in results.iter().filter_map(|result| result.as_ref().err()) {
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+    bench.run();
+    assert!(bench.store.failed().is_none() && bench.store.status().device_full);
+    let mut bench = bench.crash().expect("recovers");
+    for (i, result) in results.iter().enumerate() {
+        let expected = bench.block(64, i as u64).to_vec();
+        let found = bench.read(volume, i as u64 * 64, 64).expect("reads");
+        assert!(if result.is_ok() { found == expected } else { found.iter().all(|b| *b == 0) });
+    }
+    bench.zero(volume, 0, 4000).expect("trims");
+    let data = bench.block(64, 1);
+    bench.write(volume, 0, data).expect("there is room again");
+    bench.run();
+    bench.audit();
+}

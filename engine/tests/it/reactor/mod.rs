@@ -46,12 +46,12 @@ async fn receive_into(stream: &dyn Stream, first: Buffer, all: &mut Vec<u8>) -> 
 }
 
 /// A directory of its own for one test, gone with it.
-struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub(crate) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -60,7 +60,7 @@ impl Scratch {
         Scratch { path }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 

@@ -67,6 +67,34 @@ fn an_idle_reactor_does_not_run() {
 }
 
 #[test]
+fn run_shuts_down_after_a_panic() {
+    let dropped = Arc::new(AtomicU32::new(0));
+    struct Mark(Arc<AtomicU32>);
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mark = Mark(Arc::clone(&dropped));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let ran = Reactor::run(ReactorOptions::default(), |reactor| async move {
+            let own = reactor.clone();
+            reactor
+                .spawn(async move {
+                    let _mark = mark;
+                    own.sleep(Duration::from_secs(3600)).await;
+                })
+                .detach();
+            reactor.yield_now().await;
+            panic!("on purpose");
+        });
+        ran.expect("starts")
+    }));
+    assert!(caught.is_err());
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn run_shuts_down_even_if_tasks_hold_the_reactor() {
     let dropped = Rc::new(Cell::new(false));
     struct Mark(Rc<Cell<bool>>);

@@ -1,0 +1,87 @@
+//! Goal: older kernels' rings work as well, and a refused ring says why.
+//! Method: each step of the setup by itself, with the optional parts taken away.
+
+use super::setup::{STEPS, refusal};
+use super::*;
+use crate::buffer::PoolOptions;
+use crate::reactor::{Message, Part, Reactor, ReceiveBuffers, conformance};
+
+#[test]
+fn every_step_of_the_setup_conforms() {
+    for (number, step) in STEPS.into_iter().enumerate() {
+        let pool = BufferPool::new(PoolOptions::default());
+        let mut backend = RingBackend::with_steps(&pool, &[step]).expect("this kernel has it");
+        let ring = Rc::get_mut(&mut backend.ring).expect("not shared yet");
+        if number > 0 {
+            ring.support.write_vectored_fixed = false;
+            ring.support.multishot_poll = false;
+            ring.support.file_slots.borrow_mut().clear();
+        }
+        let reactor = Reactor::with_backend(Box::new(backend), pool);
+        reactor.block_on(works(&reactor, number));
+        reactor.shutdown();
+        assert_eq!(reactor.pool().in_use_bytes(), 0);
+    }
+}
+
+async fn works(reactor: &Reactor, number: usize) {
+    let name = format!("ashlar-step-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let options = DeviceOptions {
+        create_size_bytes: Some(conformance::SIZE_MIN_BYTES),
+        ..DeviceOptions::default()
+    };
+    let device = reactor.open_device(&path, &options).expect("opens");
+    std::fs::remove_file(&path).expect("was created");
+    conformance::check_all(&*device, reactor.pool(), number as u64).await;
+
+    let address = Address::Unix(path.with_extension("sock"));
+    let listener = reactor.listen(&address).expect("listens");
+    let client = reactor.connect(&address).await.expect("connects");
+    let server = listener.accept().await.expect("accepts");
+    for _ in 0..100 {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        reactor.remote().post(move || sender.send(()).expect("is waited for"));
+        receiver.await.expect("is sent");
+        let message = Message { head: vec![7; 100], parts: vec![Part::Head(100)] };
+        client.send(message).await.0.expect("sent");
+        let first = reactor.pool().allocate(4096);
+        let buffers = ReceiveBuffers { first, first_filled: 0, second: None };
+        assert_eq!(server.receive(buffers).await.0.expect("received"), 100);
+    }
+    posted_from_a_thread(reactor).await;
+}
+
+/// Wakes out of the kernel, also where the doorbell must be armed again each time.
+async fn posted_from_a_thread(reactor: &Reactor) {
+    let remote = reactor.remote();
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(200);
+    let posting = std::thread::Builder::new().spawn(move || {
+        for number in 0..200 {
+            let sender = sender.clone();
+            let (done, wait) = std::sync::mpsc::channel();
+            remote.post(move || {
+                sender.try_send(number).expect("has room");
+                done.send(()).expect("is waited for");
+            });
+            wait.recv().expect("runs");
+        }
+    });
+    for number in 0..200 {
+        assert_eq!(receiver.recv().await, Some(number));
+    }
+    posting.expect("starts").join().expect("ends well");
+}
+
+#[test]
+fn a_refused_ring_says_why() {
+    let says = |code, words: &str| {
+        let sentence = refusal(&io::Error::from_raw_os_error(code));
+        assert!(sentence.contains(words), "{sentence}");
+    };
+    says(libc::ENOSYS, "this kernel has no io_uring");
+    says(libc::EPERM, "kernel.io_uring_disabled");
+    says(libc::ENOMEM, "ulimit -l");
+    says(libc::EMFILE, "too many open files");
+    says(libc::EINVAL, "Invalid argument");
+}

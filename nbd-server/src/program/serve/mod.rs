@@ -1,0 +1,148 @@
+//! `ashlar serve`: one thread, one reactor, for the store, its clients and its operators.
+//!
+//! Must never know: the NBD protocol, how volumes store blocks.
+
+mod pid_file;
+mod signals;
+
+use super::address;
+use super::admin::{self, Serving};
+use super::cli::{STORE_DEFAULT, ServeArgs};
+use super::failure::{Failure, Result};
+use super::log::{self, Level};
+use super::{config, output, store};
+use ashlar_engine::local::LocalStore;
+use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
+use ashlar_nbd_server::{Server, ServerOptions, VolumeExports};
+use pid_file::PidFile;
+use signals::Signals;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often the store is asked whether it has fenced itself.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Serves until a signal comes.
+pub(crate) fn run(mut args: ServeArgs, mut level: Option<Level>) -> Result<()> {
+    config::merge(&mut args, &mut level)?;
+    if args.read_only && !args.create.is_empty() {
+        return Err(Failure::usage("nothing can be created read-only: leave one of both out"));
+    }
+    log::start(level.unwrap_or(Level::Warn));
+    let path = args.store.clone().unwrap_or_else(|| STORE_DEFAULT.into());
+    let reactor = Reactor::new(ReactorOptions::default())?;
+    let signals = Signals::watch(&reactor)?;
+    let served = reactor.block_on(serve(&reactor, &args, &path, signals));
+    reactor.shutdown();
+    served
+}
+
+async fn serve(reactor: &Reactor, args: &ServeArgs, path: &Path, signals: Signals) -> Result<()> {
+    let store = open_or_create(reactor, args, path).await?;
+    create_volumes(args, &store).await?;
+    let exports = Rc::new(VolumeExports::new(store.clone(), args.read_only));
+    let mut options = ServerOptions::default();
+    options.read_only = args.read_only;
+    let server = Server::new(reactor.clone(), Rc::clone(&exports), options);
+    let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let socket = args.admin.clone().unwrap_or_else(|| store::admin_socket(path));
+    let admin = admin::server::listen(reactor, &socket)?;
+    let bound = listen(&server, &args.listen)?;
+    let serving = Serving {
+        server: server.clone(),
+        exports,
+        store_path: path.display().to_string(),
+        listen: bound.iter().map(address::uri).collect(),
+        read_only: args.read_only,
+        started: reactor.now(),
+    };
+    let ready: String = serving.listen.iter().map(|uri| format!("ready {uri}\n")).collect();
+    let admin = admin::server::serve(admin, store.clone(), Rc::new(serving));
+    output::say(&ready)?;
+    let watch = reactor.spawn(watch(reactor.clone(), store.clone()));
+    tracing::info!(store = %path.display(), "serving");
+    signals.stopped().await;
+    tracing::info!("stopping");
+    watch.cancel().await;
+    admin.cancel().await;
+    let cut = server.shutdown().await;
+    if cut > 0 {
+        tracing::warn!(cut, "clients did not take their replies in time");
+    }
+    store.close().await.map_err(Failure::from)
+}
+
+async fn open_or_create(reactor: &Reactor, args: &ServeArgs, path: &Path) -> Result<LocalStore> {
+    if !store::is_unused(path) {
+        let store = store::open(reactor, path, args.read_only).await?;
+        if let Some(size) = args.size {
+            store::check_size(path, &store, size)?;
+        }
+        return Ok(store);
+    }
+    if args.read_only {
+        return Err(Failure::new(format!("{} does not exist", path.display()))
+            .hint("leave --read-only out to make it"));
+    }
+    let size = match args.size {
+        Some(size) => size,
+        None => match std::fs::metadata(path) {
+            Ok(metadata) if metadata.len() > 0 => super::size::Size(metadata.len()),
+            _ => store::default_size(args.create.iter().map(|volume| volume.size.0))?,
+        },
+    };
+    let device = store::create(reactor, path, size).await?;
+    tracing::info!(store = %path.display(), %size, "made a store");
+    Ok(LocalStore::open(reactor, device, false).await?)
+}
+
+async fn create_volumes(args: &ServeArgs, store: &LocalStore) -> Result<()> {
+    for wanted in &args.create {
+        match store.volume(&wanted.name) {
+            Ok(found) if found.size_bytes() != wanted.size.0 => {
+                let (name, bytes) = (&wanted.name, found.size_bytes());
+                tracing::warn!("volume {name} exists with {bytes} bytes and stays as it is");
+            }
+            Ok(_) => {}
+            Err(_) => drop(store.create_volume(&wanted.name, wanted.size.0).await?),
+        }
+    }
+    Ok(())
+}
+
+/// Listens everywhere; returns the addresses with the ports in use.
+fn listen(server: &Server<VolumeExports>, addresses: &[Address]) -> Result<Vec<Address>> {
+    let standard =
+        [Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, address::NBD_PORT_DEFAULT)))];
+    let addresses = if addresses.is_empty() { &standard } else { addresses };
+    let listen =
+        |address: &Address| server.listen(address).map_err(|error| cannot_listen(address, &error));
+    addresses.iter().map(listen).collect()
+}
+
+/// Why nobody can be served at an address.
+fn cannot_listen(address: &Address, error: &std::io::Error) -> Failure {
+    let what = match address {
+        Address::Tcp(socket) => socket.to_string(),
+        Address::Unix(path) => path.display().to_string(),
+    };
+    let why = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::new(format!("cannot listen at {what}: {why}"))
+        .hint("choose another address with --listen")
+}
+
+/// Says once that the store has fenced itself. Reads are still served.
+async fn watch(reactor: Reactor, store: LocalStore) {
+    loop {
+        if let Some(error) = store.failed() {
+            tracing::error!("{error}");
+            return;
+        }
+        reactor.sleep(WATCH_INTERVAL).await;
+    }
+}
