@@ -343,7 +343,8 @@ fn put_table(area: &mut [u8], at: &mut usize, records: &[Record], checksums: &[u
     }
 }
 
-/// Fills a batch's header area and returns its checksum. The area is exactly [`header_blocks`] long.
+/// Fills a batch's header area and returns its checksum. The area is exactly [`header_blocks`]
+/// long.
 ///
 /// # Panics
 /// If the area does not fit the table: a bug of the caller.

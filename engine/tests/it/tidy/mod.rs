@@ -145,12 +145,20 @@ fn may_name_the_kernel(path: &str) -> bool {
     ALLOWED.iter().any(|prefix| path.starts_with(prefix))
 }
 
+/// Settings, pid files and signals of the program; the library's callers, who wait on threads of
+/// their own. Neither is on the data path.
+fn may_use_files_and_threads(path: &str) -> bool {
+    path.starts_with("nbd-server/src/program/") || path.starts_with("engine/src/embedded/")
+}
+
 #[test]
 fn only_the_reactor_knows_the_kernel_and_the_clock() {
     let mut wrong = Vec::new();
     for file in product().filter(|file| !may_name_the_kernel(&file.path)) {
         wrong.extend(rules::words_forbidden(&file.path, &file.text, &KERNEL_WORDS));
-        wrong.extend(rules::paths_forbidden(&file.path, &file.text, &KERNEL_PATHS));
+        if !may_use_files_and_threads(&file.path) {
+            wrong.extend(rules::paths_forbidden(&file.path, &file.text, &KERNEL_PATHS));
+        }
     }
     none(wrong);
 }
@@ -263,6 +271,8 @@ fn dirt_is_found() {
     assert_eq!(wrong("a\r\n"), 1);
     assert_eq!(wrong("a\n\n"), 1);
     assert_eq!(wrong(&format!("{}\n", "x".repeat(101))), 1);
+    assert_eq!(wrong(&format!("let a = \"{}\";\n", "x".repeat(101))), 0);
+    assert_eq!(wrong(&format!("    // {}\n", "x".repeat(101))), 1);
     let traces = |text: &str| rules::traces("a.rs", text).len();
     for (head, tail) in [("TO", "DO: x"), ("(to", "do!())"), ("#[ign", "ore]"), (" /ro", "ot/x")] {
         assert_eq!(traces(&format!("{head}{tail}")), 1, "{head}{tail}");
