@@ -77,8 +77,8 @@ struct RawChunkRef {
 }
 const _: () = assert!(size_of::<RawChunkRef>() == 24);
 
-/// Bytes of a dense leaf image: 512 slots of location and checksum.
-pub const IMAGE_DENSE_BYTES: usize = 512 * 8;
+/// Bytes of a dense leaf image: a bit per block, then 512 slots of location and check.
+pub const IMAGE_DENSE_BYTES: usize = 512 / 8 + 512 * 8;
 /// Bytes of one entry of a sparse leaf image.
 const ENTRY_BYTES: usize = 12;
 
@@ -87,7 +87,8 @@ const ENTRY_BYTES: usize = 12;
 pub enum LeafForm {
     /// This many entries of 12 bytes: first u16, count u16, location u32, check u32.
     Sparse(u16),
-    /// 512 slots of 8 bytes: location u32, checksum u32.
+    /// 64 bytes, a bit per block: its check is the checksum itself, not a header's place; then 512
+    /// slots of 8 bytes: location u32, check u32.
     Dense,
 }
 

@@ -182,7 +182,7 @@ impl Store {
     }
 
     fn apply_data(&mut self, lsn: Lsn, record: &Record, run: Run<'_>) {
-        if self.volumes.iter().all(|volume| volume.id != record.volume) {
+        if !self.volumes.contains(record.volume) {
             return;
         }
         let (index, mut ledger) = self.ledger(lsn);
@@ -242,7 +242,7 @@ impl Store {
         count: u32,
         reserve: bool,
     ) {
-        if self.volumes.iter().all(|known| known.id != volume) {
+        if !self.volumes.contains(volume) {
             return;
         }
         let (index, mut ledger) = self.ledger(lsn);

@@ -1,8 +1,8 @@
 //! Index leaf: where 512 consecutive blocks of a volume are.
 //!
-//! A leaf is a sorted list of runs, or a dense array of slots once nearly every block stands alone.
-//! A lone block carries its checksum; a long run carries the place of its batch header instead,
-//! which holds the checksums on the device. Either way at most 12 bytes per mapped block.
+//! A leaf is a sorted list of a few runs, or a dense array of slots once there are many.
+//! A lone block carries its checksum; a block of a long run carries the place of its batch header
+//! instead, which holds the checksums on the device. Either way at most 12 bytes per mapped block.
 //! Invariants: entries are sorted, disjoint and not empty; only mapped blocks have entries.
 //! Must never know: volumes, I/O.
 
@@ -17,6 +17,9 @@ pub(crate) const RESERVED: Location = Location(1);
 const RUN_BLOCKS_MIN: u32 = 16;
 /// More entries than this take more room than the dense form.
 const SPARSE_ENTRIES_MAX: usize = crate::format::IMAGE_DENSE_BYTES / 12;
+/// A leaf with more entries than this is dense if that keeps to 12 bytes per mapped block: a slot
+/// is found at once, an entry by a search through cold memory.
+const SPARSE_ENTRIES_FAST: usize = 16;
 /// Bit of `Entry::count`: `check` is the block's checksum, not a header's place.
 const INLINE: u16 = 1 << 15;
 
@@ -51,6 +54,15 @@ impl Entry {
         self.count & INLINE != 0
     }
 
+    /// Whether a block belongs to the same run.
+    fn continues_with(self, block: u32, location: Location, header: u32) -> bool {
+        let next = match self.location {
+            RESERVED => RESERVED,
+            location => location.offset(self.blocks()),
+        };
+        self.end() == block && !self.is_inline() && self.check == header && next == location
+    }
+
     /// The part of a run from block `from` to `to`.
     fn part(self, from: u32, to: u32) -> Entry {
         let skipped = if self.location == RESERVED { 0 } else { from - self.start() };
@@ -66,7 +78,73 @@ impl Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Slot {
     location: Location,
-    sum: u32,
+    check: u32,
+}
+
+/// One slot per block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Dense {
+    slots: [Slot; LEAF_BLOCKS as usize],
+    /// Bit per block: `check` is the checksum itself.
+    inline: [u64; LEAF_BLOCKS as usize / 64],
+}
+
+impl Dense {
+    fn empty() -> Box<Dense> {
+        Box::new(Dense { slots: [Slot::default(); 512], inline: [0; 8] })
+    }
+
+    fn is_inline(&self, block: usize) -> bool {
+        self.inline[block / 64] >> (block % 64) & 1 == 1
+    }
+
+    fn set(&mut self, block: usize, slot: Slot, inline: bool) {
+        self.slots[block] = slot;
+        let bit = 1 << (block % 64);
+        if inline {
+            self.inline[block / 64] |= bit;
+        } else {
+            self.inline[block / 64] &= !bit;
+        }
+    }
+
+    fn from_entries(entries: &[Entry]) -> Box<Dense> {
+        let mut dense = Dense::empty();
+        for entry in entries {
+            for block in entry.start()..entry.end() {
+                let part = entry.part(block, block + 1);
+                let slot = Slot { location: part.location, check: part.check };
+                dense.set(block as usize, slot, part.is_inline());
+            }
+        }
+        dense
+    }
+
+    /// The same as a list of runs.
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (block, slot) in self.slots.iter().enumerate() {
+            if slot.location == Location(0) {
+                continue;
+            }
+            let inline = self.is_inline(block);
+            if let Some(last) = entries.last_mut()
+                && !inline
+                && last.continues_with(block as u32, slot.location, slot.check)
+            {
+                last.count += 1;
+                continue;
+            }
+            let flag = if inline { INLINE } else { 0 };
+            entries.push(Entry {
+                first: block as u16,
+                count: 1 | flag,
+                location: slot.location,
+                check: slot.check,
+            });
+        }
+        entries
+    }
 }
 
 /// New place of a run of blocks.
@@ -98,7 +176,7 @@ pub(crate) struct Leaf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Form {
     Sparse(Vec<Entry>),
-    Dense(Box<[Slot; LEAF_BLOCKS as usize]>),
+    Dense(Box<Dense>),
 }
 
 impl Default for Leaf {
@@ -111,14 +189,19 @@ impl Leaf {
     /// How `block` is mapped, and for how many blocks on.
     pub(crate) fn lookup(&self, block: u32) -> Stretch {
         match &self.form {
-            Form::Dense(slots) => {
-                let slot = slots[block as usize];
+            Form::Dense(dense) => {
+                let slot = dense.slots[block as usize];
                 if slot.location == Location(0) {
-                    let holes = slots[block as usize..].iter();
+                    let holes = dense.slots[block as usize..].iter();
                     let count = holes.take_while(|slot| slot.location == Location(0)).count();
                     return Stretch { count: count as u32, place: None };
                 }
-                Stretch { count: 1, place: Some((slot.location, Check::Sum(slot.sum))) }
+                let check = if dense.is_inline(block as usize) {
+                    Check::Sum(slot.check)
+                } else {
+                    Check::Header(Location(slot.check))
+                };
+                Stretch { count: 1, place: Some((slot.location, check)) }
             }
             Form::Sparse(entries) => {
                 let next = entries.partition_point(|entry| entry.end() <= block);
@@ -143,8 +226,8 @@ impl Leaf {
     pub(crate) fn unmap(&mut self, first: u32, count: u32, freed: &mut impl FnMut(Location, u32)) {
         let end = first + count;
         match &mut self.form {
-            Form::Dense(slots) => {
-                for slot in &mut slots[first as usize..end as usize] {
+            Form::Dense(dense) => {
+                for slot in &mut dense.slots[first as usize..end as usize] {
                     if slot.location != Location(0) {
                         freed(slot.location, 1);
                         *slot = Slot::default();
@@ -165,14 +248,17 @@ impl Leaf {
             self.thin_out(first, count);
         }
         match &mut self.form {
-            Form::Dense(slots) => {
+            Form::Dense(dense) => {
                 for (i, sum) in run.checksums.iter().enumerate() {
-                    let slot = &mut slots[first as usize + i];
-                    if slot.location != Location(0) {
-                        freed(slot.location, 1);
+                    let block = first as usize + i;
+                    let old = dense.slots[block].location;
+                    if old != Location(0) {
+                        freed(old, 1);
                     }
                     let skipped = if run.location == RESERVED { 0 } else { i as u32 };
-                    *slot = Slot { location: run.location.offset(skipped), sum: *sum };
+                    let check = if is_run { run.header.0 } else { *sum };
+                    let slot = Slot { location: run.location.offset(skipped), check };
+                    dense.set(block, slot, !is_run);
                 }
             }
             Form::Sparse(entries) => {
@@ -193,39 +279,27 @@ impl Leaf {
         }
     }
 
-    /// Turns a dense leaf into runs if the coming run from `first` on makes that smaller.
+    /// Turns a dense leaf into runs if the coming run from `first` on leaves only a few.
     fn thin_out(&mut self, first: u32, count: u32) {
-        let Form::Dense(slots) = &self.form else { return };
-        let stays = |i: &usize| !(first as usize..(first + count) as usize).contains(i);
-        let lone = slots.iter().enumerate().filter(|(i, slot)| stays(i) && slot.location.0 != 0);
-        if lone.clone().count() >= SPARSE_ENTRIES_MAX {
-            return;
+        let Form::Dense(dense) = &self.form else { return };
+        let entries = dense.entries();
+        let stays = |entry: &&Entry| entry.start() < first || entry.end() > first + count;
+        if entries.iter().filter(stays).count() < SPARSE_ENTRIES_FAST {
+            // What the run replaces is still in the list, so that it is reported as freed.
+            self.form = Form::Sparse(entries);
         }
-        // The blocks about to be replaced are kept too, so that their places are reported as freed.
-        let all = slots.iter().enumerate().filter(|(_, slot)| slot.location.0 != 0);
-        let entries = all
-            .map(|(i, slot)| Entry {
-                first: i as u16,
-                count: 1 | INLINE,
-                location: slot.location,
-                check: slot.sum,
-            })
-            .collect();
-        self.form = Form::Sparse(entries);
     }
 
-    /// Turns a long list of lone blocks into the dense form.
+    /// Turns a long list into the dense form where that does not take more memory than allowed.
     fn thicken(&mut self) {
         let Form::Sparse(entries) = &self.form else { return };
-        let lone = |entry: &Entry| entry.is_inline() && entry.blocks() == 1;
-        if entries.len() <= SPARSE_ENTRIES_MAX || !entries.iter().all(lone) {
+        if entries.len() <= SPARSE_ENTRIES_FAST {
             return;
         }
-        let mut slots = Box::new([Slot::default(); LEAF_BLOCKS as usize]);
-        for entry in entries {
-            slots[entry.first as usize] = Slot { location: entry.location, sum: entry.check };
+        let mapped: u32 = entries.iter().map(|entry| entry.blocks()).sum();
+        if entries.len() > SPARSE_ENTRIES_MAX || mapped as usize > SPARSE_ENTRIES_MAX {
+            self.form = Form::Dense(Dense::from_entries(entries));
         }
-        self.form = Form::Dense(slots);
     }
 
     /// Every mapped stretch: first block, blocks, place.
@@ -248,7 +322,7 @@ impl Leaf {
         size_of::<Leaf>()
             + match &self.form {
                 Form::Sparse(entries) => entries.capacity() * size_of::<Entry>(),
-                Form::Dense(_) => size_of::<[Slot; LEAF_BLOCKS as usize]>(),
+                Form::Dense(_) => size_of::<Dense>(),
             }
     }
 
@@ -271,10 +345,14 @@ impl Leaf {
                     bytes[8..].copy_from_slice(&entry.check.to_le_bytes());
                 }
             }
-            Form::Dense(slots) => {
-                for (slot, bytes) in slots.iter().zip(body.chunks_exact_mut(8)) {
+            Form::Dense(dense) => {
+                let (bits, body) = body.split_at_mut(size_of_val(&dense.inline));
+                for (word, bytes) in dense.inline.iter().zip(bits.chunks_exact_mut(8)) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                for (slot, bytes) in dense.slots.iter().zip(body.chunks_exact_mut(8)) {
                     bytes[..4].copy_from_slice(&slot.location.0.to_le_bytes());
-                    bytes[4..].copy_from_slice(&slot.sum.to_le_bytes());
+                    bytes[4..].copy_from_slice(&slot.check.to_le_bytes());
                 }
             }
         }
@@ -284,11 +362,15 @@ impl Leaf {
     pub(crate) fn decode(form: LeafForm, body: &[u8]) -> Option<Leaf> {
         let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("invariant: 4 bytes"));
         if form == LeafForm::Dense {
-            let mut slots = Box::new([Slot::default(); LEAF_BLOCKS as usize]);
-            for (slot, bytes) in slots.iter_mut().zip(body.chunks_exact(8)) {
-                *slot = Slot { location: Location(word(&bytes[..4])), sum: word(&bytes[4..]) };
+            let mut dense = Dense::empty();
+            let (bits, body) = body.split_at_checked(size_of_val(&dense.inline))?;
+            for (inline, bytes) in dense.inline.iter_mut().zip(bits.chunks_exact(8)) {
+                *inline = u64::from(word(&bytes[..4])) | u64::from(word(&bytes[4..])) << 32;
             }
-            return Some(Leaf { form: Form::Dense(slots) });
+            for (slot, bytes) in dense.slots.iter_mut().zip(body.chunks_exact(8)) {
+                *slot = Slot { location: Location(word(&bytes[..4])), check: word(&bytes[4..]) };
+            }
+            return Some(Leaf { form: Form::Dense(dense) });
         }
         let mut entries = Vec::with_capacity(body.len() / 12);
         let mut end = 0;
@@ -314,11 +396,7 @@ impl Leaf {
 fn insert_run(entries: &mut Vec<Entry>, at: usize, first: u32, run: Run<'_>) {
     let count = run.checksums.len() as u16;
     if let Some(before) = at.checked_sub(1).map(|i| &mut entries[i])
-        && before.end() == first
-        && !before.is_inline()
-        && before.check == run.header.0
-        && before.location != RESERVED
-        && before.location.offset(before.blocks()) == run.location
+        && before.continues_with(first, run.location, run.header.0)
     {
         before.count += count;
         return;

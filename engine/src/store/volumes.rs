@@ -91,6 +91,11 @@ impl Volumes {
         }
     }
 
+    /// Whether it exists, taking requests or not.
+    pub(crate) fn contains(&self, id: VolumeId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// The volume of that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<&RootVolume> {
         self.by_id.values().find(|volume| volume.name == name)

@@ -54,7 +54,7 @@ fn check(leaf: &Leaf, model: &[Option<Model>]) {
             assert_eq!(location.0 + i, expected.location);
             match found {
                 Check::Sum(sum) => assert_eq!((sum, stretch.count), (expected.sum, 1)),
-                Check::Header(header) => assert_eq!(header.0, expected.header),
+                Check::Header(header) => assert_eq!(header.0, expected.header, "block {block}"),
             }
         }
         block += stretch.count;
