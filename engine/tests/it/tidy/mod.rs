@@ -271,7 +271,7 @@ fn dirt_is_found() {
     assert_eq!(wrong("a\r\n"), 1);
     assert_eq!(wrong("a\n\n"), 1);
     assert_eq!(wrong(&format!("{}\n", "x".repeat(101))), 1);
-    assert_eq!(wrong(&format!("let a = \"{}\";\n", "x".repeat(101))), 0);
+    assert_eq!(wrong(&format!("let a = \"{}\n\";\n", "x".repeat(101))), 0);
     assert_eq!(wrong(&format!("    // {}\n", "x".repeat(101))), 1);
     let traces = |text: &str| rules::traces("a.rs", text).len();
     for (head, tail) in [("TO", "DO: x"), ("(to", "do!())"), ("#[ign", "ore]"), (" /ro", "ot/x")] {
