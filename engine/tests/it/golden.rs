@@ -79,7 +79,9 @@ fn tail() -> Device {
     store.tear(Request::Write { volume: late, first: BlockIndex(0), data }, 12)
 }
 
-const IMAGES: [(&str, fn() -> Device); 3] =
+type Make = fn() -> Device;
+
+const IMAGES: [(&str, Make); 3] =
     [("v1-fresh", fresh), ("v1-checkpoint", checkpoint), ("v1-tail", tail)];
 
 /// Everything a client can see, as text.
