@@ -2,8 +2,9 @@
 //!
 //! One blocking thread per connection: one send carries every request that the last receive freed,
 //! one receive takes whatever replies have arrived. Payloads stand ready in the send buffer and are
-//! never touched again; read payloads are skipped, not looked at. Loads are all reads or all writes,
-//! so one of the two directions always carries headers only and blocking sends cannot deadlock.
+//! never touched again; read payloads are skipped, not looked at. Loads are all reads or all
+//! writes, so one of the two directions always carries headers only and blocking sends cannot
+//! deadlock.
 //!
 //! Must never know: which server it talks to.
 

@@ -17,10 +17,10 @@
 //! }
 //! ```
 //!
-//! [`Store`] and [`Volume`] are the same with futures, for any runtime. Every request is durable when
-//! it returns; one of up to [`limits::ATOMIC_WRITE_MAX_BYTES`] is atomic, also across a power cut.
-//! Underneath, [`store`] is the log-structured store without I/O, [`format`](mod@format) its bytes,
-//! [`reactor`] the thread with its ring, and [`local`] a store on a reactor of one's own.
+//! [`Store`] and [`Volume`] are the same with futures, for any runtime. Every request is durable
+//! when it returns; one of up to [`limits::ATOMIC_WRITE_MAX_BYTES`] is atomic, also across a power
+//! cut. Underneath, [`store`] is the log-structured store without I/O, [`format`](mod@format) its
+//! bytes, [`reactor`] the thread with its ring, and [`local`] a store on a reactor of one's own.
 
 pub mod buffer;
 mod embedded;

@@ -1,4 +1,5 @@
-//! Every bound of the engine, and how the bounds relate. `docs/operations.md` lists them for operators.
+//! Every bound of the engine, and how the bounds relate. `docs/operations.md` lists them for
+//! operators.
 //!
 //! Must never know: anything but [`crate::units`].
 

@@ -1,8 +1,9 @@
 //! Syscalls per request: the noise-free guard of the hot path.
 //!
-//! Goal: parsing in batches, one send per turn and group commit stay as they are. Method: strace counts
-//! while the raw client writes; counts do not depend on the machine's speed. The bounds are a little
-//! wider than those of `docs/benchmarks.md`, because a young store also prepares its segments.
+//! Goal: parsing in batches, one send per turn and group commit stay as they are. Method: strace
+//! counts while the raw client writes; counts do not depend on the machine's speed. The bounds are
+//! a little wider than those of `docs/benchmarks.md`, because a young store also prepares its
+//! segments.
 
 use std::io::Write;
 use std::process::Command;

@@ -111,7 +111,8 @@ impl BufferPool {
         BufferPool { state: Rc::new(state) }
     }
 
-    /// A buffer of exactly `len` bytes, aligned to a block. Contents are unspecified but initialised.
+    /// A buffer of exactly `len` bytes, aligned to a block. Contents are unspecified but
+    /// initialised.
     ///
     /// Never refuses: takes from the heap when the arena is empty, whatever the bound. For memory
     /// that others may ask for without limit, use [`BufferPool::try_allocate`].

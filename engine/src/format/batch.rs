@@ -7,6 +7,9 @@
 //! Invariant: `decode(encode(x)) == x`, and any changed byte is refused.
 //! Must never know: I/O, the index.
 
+#[cfg(test)]
+pub(super) mod layout;
+
 use super::{FORMAT_VERSION, Seal};
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentSequence, VolumeId};
@@ -340,7 +343,8 @@ fn put_table(area: &mut [u8], at: &mut usize, records: &[Record], checksums: &[u
     }
 }
 
-/// Fills a batch's header area and returns its checksum. The area is exactly [`header_blocks`] long.
+/// Fills a batch's header area and returns its checksum. The area is exactly [`header_blocks`]
+/// long.
 ///
 /// # Panics
 /// If the area does not fit the table: a bug of the caller.

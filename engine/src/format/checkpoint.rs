@@ -6,6 +6,9 @@
 //! Invariant: `decode(encode(x)) == x`; a decoder allocates no more than its input is long.
 //! Must never know: I/O, how the index is kept in memory.
 
+#[cfg(test)]
+pub(super) mod layout;
+
 use super::{FORMAT_VERSION, checksum};
 use crate::limits::{VOLUME_MAX_BYTES, VOLUME_NAME_MAX_BYTES, VOLUMES_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence, VolumeId};

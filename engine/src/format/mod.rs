@@ -5,9 +5,15 @@
 //! life and the place, so recycled or misdirected bytes never validate.
 //! Must never know: I/O, time, what the engine does with a record.
 
+#[cfg(test)]
+#[macro_use]
+mod layout;
+
 mod batch;
 mod checkpoint;
 mod superblock;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{
     BATCH_MAGIC, BatchHeader, BatchTable, DecodeError, FLAG_COLD, FLAG_SEAL, Previous, Record,

@@ -4,6 +4,9 @@
 //! one after the other, each durable, before anything the older generation needs is overwritten.
 //! Must never know: what the checkpoint holds.
 
+#[cfg(test)]
+pub(super) mod layout;
+
 use super::{DeviceId, FORMAT_VERSION, checksum};
 use crate::limits::{
     SEGMENT_BLOCKS_MAX, SEGMENT_BLOCKS_MIN, SEGMENTS_MIN, SEGMENTS_START_BLOCK, STORE_MAX_BYTES,

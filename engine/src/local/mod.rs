@@ -124,7 +124,8 @@ impl LocalStore {
         Ok(true)
     }
 
-    /// Opens the store on a device: recovers it and starts serving. Read-only writes nothing at all.
+    /// Opens the store on a device: recovers it and starts serving. Read-only writes nothing at
+    /// all.
     ///
     /// # Errors
     /// If the device holds no store, one this version does not know, or one damaged beyond repair.

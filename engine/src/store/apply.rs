@@ -1,7 +1,7 @@
 //! Installing a durable batch: what its records do to index, segments and volumes.
 //!
-//! Invariant: applying the same batches in LSN order to the same state gives the same state, live or
-//! at restart: nothing here looks at anything but the batch and the state.
+//! Invariant: applying the same batches in LSN order to the same state gives the same state, live
+//! or at restart: nothing here looks at anything but the batch and the state.
 //! Must never know: whether it runs live or in recovery.
 
 use super::leaf::{RESERVED, Run};

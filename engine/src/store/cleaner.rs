@@ -2,8 +2,8 @@
 //!
 //! Victims are chosen by cost-benefit (Rosenblum and Ousterhout 1992). It works in proportion to
 //! what the foreground writes, and freely when the foreground is idle.
-//! Invariants: a block is verified before it is moved; one that does not prove itself stays where it
-//! is, and its segment with it.
+//! Invariants: a block is verified before it is moved; one that does not prove itself stays where
+//! it is, and its segment with it.
 //! Must never know: how batches are written.
 
 use super::log::{Heat, checkpoint_segments, reserved_segments};

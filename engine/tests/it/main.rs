@@ -1,4 +1,7 @@
 //! Integration tests of the engine, one binary.
 mod embedded;
+mod golden;
 mod loop_device;
 mod reactor;
+mod sparse;
+mod tidy;

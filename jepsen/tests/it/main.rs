@@ -1,7 +1,7 @@
 //! Ashlar as other people's programs see it.
 //!
-//! Goal: whatever speaks NBD, and whatever lives on a block device, works on a volume, also across a
-//! kill of the server. Method: real processes; each test has its own server and directory.
+//! Goal: whatever speaks NBD, and whatever lives on a block device, works on a volume, also across
+//! a kill of the server. Method: real processes; each test has its own server and directory.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 

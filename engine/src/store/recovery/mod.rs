@@ -230,7 +230,8 @@ impl Recovery {
     /// Takes the results of a wave, in its order.
     ///
     /// # Errors
-    /// If the device holds no store, one this version cannot read, or one damaged beyond its copies.
+    /// If the device holds no store, one this version cannot read, or one damaged beyond its
+    /// copies.
     pub fn handle_wave(&mut self, results: Vec<ReadResult>) -> Result<()> {
         match std::mem::replace(&mut self.step, Step::Done) {
             Step::Superblocks => {

@@ -1,0 +1,61 @@
+//! Fields of segment header, batch header and record, for the tables of `docs/format.md`.
+
+use super::{RawBatch, RawRecord, RawSegment};
+use crate::format::layout::Layout;
+
+pub(in crate::format) fn layouts() -> Vec<Layout> {
+    vec![segment(), batch(), record()]
+}
+
+fn segment() -> Layout {
+    layout!("segment header", RawSegment, {
+        magic: "`ashSEGMT`",
+        checksum: "place checksum of bytes 12 to 4096 of the block",
+        version: "format version, 1",
+        device: "identity of the store",
+        sequence: "the segment's life; never 0",
+        location: "block number of this block",
+        flags: "bit 0: cold append point; the others 0",
+    })
+}
+
+fn batch() -> Layout {
+    layout!("batch header", RawBatch, {
+        magic: "`ashBATCH`",
+        checksum: "place checksum of bytes 12 to the end of the header area",
+        version: "format version, 1",
+        header_blocks: "blocks of the header area, 1 to 5",
+        device: "identity of the store",
+        sequence: "the life of the segment it is in",
+        location: "block number of the header area's first block",
+        flags: "bit 0: cold append point; bit 1: last batch of its segment",
+        previous_header_blocks: "header blocks of the previous batch",
+        lsn: "number of this batch",
+        durable: "every batch up to here was durable when this one was written",
+        epoch: "which opening of the store wrote it",
+        epoch_first: "first batch of that epoch",
+        records: "records in the table, at most 128",
+        payload_blocks: "payload blocks and checksums in the table, at most 512",
+        previous_location: "block number of the previous batch of this segment; 0: there is none",
+        previous_checksum: "the checksum that the previous batch's header carries",
+        previous_lsn: "number of the previous batch",
+        previous_records: "records in the copy of its table",
+        previous_payload_blocks: "checksums in the copy of its table",
+    })
+}
+
+fn record() -> Layout {
+    layout!("record", RawRecord, {
+        kind: "what it does, see below",
+        flags: "0",
+        reserved: "0",
+        volume: "which volume; 0 for checkpoints",
+        count: "blocks",
+        group: "0 (kept for placement groups)",
+        first: "first block of the volume; for checkpoints the LSN described",
+        term: "0 (kept for placement groups)",
+        index: "0 (kept for placement groups)",
+        source: "relocation: block number where the blocks were; reserved zeroes: 1; otherwise 0",
+        reserved_tail: "0",
+    })
+}
