@@ -10,17 +10,11 @@ use tracing_subscriber::filter::LevelFilter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
-    /// Nothing.
     Off,
-    /// What went wrong.
     Error,
-    /// What an operator should know.
     Warn,
-    /// What happens.
     Info,
-    /// Details.
     Debug,
-    /// Everything.
     Trace,
 }
 
