@@ -4,6 +4,7 @@
 
 use clap::ValueEnum;
 use serde::Deserialize;
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 
 /// How much is logged.
@@ -28,5 +29,9 @@ pub(crate) fn start(level: Level) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
