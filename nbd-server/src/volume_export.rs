@@ -5,6 +5,7 @@
 
 use crate::export::{Export, ExportInfo, Exports, Extent, ReadData};
 use ashlar_engine::buffer::Buffer;
+use ashlar_engine::limits::ATOMIC_WRITE_MAX_BYTES;
 use ashlar_engine::local::{LocalStore, LocalVolume};
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, VolumeId};
@@ -56,7 +57,17 @@ impl Export for VolumeExport {
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {
-        self.volume.write_zeroes(offset, length, allocate).await
+        // The volume changes partial blocks at the ends on their own. As data it is one request,
+        // and atomic like every other, at the price of space for its whole blocks.
+        let end = offset + length;
+        let is_whole = |at: u64| at.is_multiple_of(BLOCK_SIZE_BYTES as u64);
+        let is_aligned = is_whole(offset) && (is_whole(end) || end == self.volume.size_bytes());
+        if is_aligned || length > ATOMIC_WRITE_MAX_BYTES as u64 {
+            return self.volume.write_zeroes(offset, length, allocate).await;
+        }
+        let mut zeroes = self.store.reactor().pool().allocate(length as usize);
+        zeroes.fill(0);
+        self.volume.write(offset, zeroes).await
     }
 
     async fn trim(&self, offset: u64, length: u64) -> Result<()> {

@@ -419,8 +419,8 @@ async fn drive(inner: Rc<Inner>) {
             // Set before the timer is looked at, so that a call made meanwhile is not missed.
             *inner.driver.borrow_mut() = Some(context.waker().clone());
             let Some(at) = inner.store.borrow().poll_timeout() else { return Poll::Pending };
-            // A timer that rings early costs one look; setting one for every write costs more.
-            if timer.as_ref().is_none_or(|(set, _)| *set > at) {
+            // Moved with every write: a timer that rings during the next one costs a system call.
+            if timer.as_ref().is_none_or(|(set, _)| *set != at) {
                 timer = Some((at, Box::pin(inner.reactor.sleep_until(at))));
             }
             let rang = timer.as_mut().is_some_and(|(_, t)| t.as_mut().poll(context).is_ready());

@@ -17,7 +17,6 @@ const CACHED_RUN_BLOCKS_MIN: u32 = 16;
 
 /// A batch as far as installing it needs.
 pub(super) struct Installed<'a> {
-    pub(super) lsn: Lsn,
     pub(super) sequence: SegmentSequence,
     pub(super) payload: Location,
     pub(super) table: &'a TableCopy,
@@ -28,7 +27,6 @@ pub(super) struct Ledger<'a> {
     segments: &'a mut Segments,
     data_blocks: &'a mut u64,
     reserved_blocks: &'a mut u64,
-    lsn: Lsn,
 }
 
 impl Ledger<'_> {
@@ -37,7 +35,7 @@ impl Ledger<'_> {
             *self.reserved_blocks -= u64::from(count);
         } else {
             *self.data_blocks -= u64::from(count);
-            self.segments.free_blocks(location, count, self.lsn);
+            self.segments.free_blocks(location, count);
         }
     }
 
@@ -96,16 +94,9 @@ impl Store {
             at += record.payload_blocks();
         }
         drop(payload);
-        self.apply(&Installed {
-            lsn: batch.lsn,
-            sequence: batch.sequence,
-            payload: batch.payload,
-            table: &table,
-        });
-        let segment = self.segments.get_mut(batch.segment);
-        segment.writes -= 1;
-        segment.freed = segment.freed.max(batch.lsn);
-        self.segments.settle(batch.segment, batch.lsn);
+        self.apply(&Installed { sequence: batch.sequence, payload: batch.payload, table: &table });
+        self.segments.get_mut(batch.segment).writes -= 1;
+        self.segments.settle(batch.segment);
         for token in batch.waiters {
             let outcome = match self.creating.iter().position(|(waiting, _)| *waiting == token) {
                 Some(created) => Outcome::Created(self.creating.swap_remove(created).1),
@@ -145,15 +136,15 @@ impl Store {
             };
             at += record.payload_blocks();
             match record.kind {
-                RecordKind::Data => self.apply_data(batch.lsn, record, run),
-                RecordKind::Relocation => self.apply_relocation(batch.lsn, record, run),
+                RecordKind::Data => self.apply_data(record, run),
+                RecordKind::Relocation => self.apply_relocation(record, run),
                 RecordKind::Zero => {
-                    self.apply_zero(batch.lsn, record.volume, record.first, record.count, false);
+                    self.apply_zero(record.volume, record.first, record.count, false);
                 }
                 RecordKind::ZeroReserved => {
-                    self.apply_zero(batch.lsn, record.volume, record.first, record.count, true);
+                    self.apply_zero(record.volume, record.first, record.count, true);
                 }
-                RecordKind::VolumeDelete => self.apply_delete(batch.lsn, record.volume),
+                RecordKind::VolumeDelete => self.apply_delete(record.volume),
                 RecordKind::VolumeCreate | RecordKind::Checkpoint => {}
             }
         }
@@ -171,21 +162,20 @@ impl Store {
         }
     }
 
-    fn ledger(&mut self, lsn: Lsn) -> (&mut super::index::Index, Ledger<'_>) {
+    fn ledger(&mut self) -> (&mut super::index::Index, Ledger<'_>) {
         let ledger = Ledger {
             segments: &mut self.segments,
             data_blocks: &mut self.data_blocks,
             reserved_blocks: &mut self.reserved_blocks,
-            lsn,
         };
         (&mut self.index, ledger)
     }
 
-    fn apply_data(&mut self, lsn: Lsn, record: &Record, run: Run<'_>) {
+    fn apply_data(&mut self, record: &Record, run: Run<'_>) {
         if !self.volumes.contains(record.volume) {
             return;
         }
-        let (index, mut ledger) = self.ledger(lsn);
+        let (index, mut ledger) = self.ledger();
         ledger.mapped(run.location, record.count);
         index.map(record.volume, record.first, run, &mut |location, count| {
             ledger.freed(location, count);
@@ -193,7 +183,7 @@ impl Store {
     }
 
     /// Moves the blocks that the index still finds at the old place; the others are dead already.
-    fn apply_relocation(&mut self, lsn: Lsn, record: &Record, run: Run<'_>) {
+    fn apply_relocation(&mut self, record: &Record, run: Run<'_>) {
         let mut at = 0;
         while at < record.count {
             let first = record.first.offset(at.into());
@@ -207,7 +197,7 @@ impl Store {
                     header: run.header,
                     checksums: &run.checksums[at as usize..(at + count) as usize],
                 };
-                let (index, mut ledger) = self.ledger(lsn);
+                let (index, mut ledger) = self.ledger();
                 ledger.mapped(part.location, count);
                 index.map(record.volume, first, part, &mut |location, count| {
                     ledger.freed(location, count);
@@ -234,18 +224,11 @@ impl Store {
         at - from
     }
 
-    fn apply_zero(
-        &mut self,
-        lsn: Lsn,
-        volume: VolumeId,
-        first: BlockIndex,
-        count: u32,
-        reserve: bool,
-    ) {
+    fn apply_zero(&mut self, volume: VolumeId, first: BlockIndex, count: u32, reserve: bool) {
         if !self.volumes.contains(volume) {
             return;
         }
-        let (index, mut ledger) = self.ledger(lsn);
+        let (index, mut ledger) = self.ledger();
         index.unmap(volume, first, count.into(), &mut |location, count| {
             ledger.freed(location, count);
         });
@@ -266,10 +249,10 @@ impl Store {
         }
     }
 
-    fn apply_delete(&mut self, lsn: Lsn, volume: VolumeId) {
+    fn apply_delete(&mut self, volume: VolumeId) {
         self.volumes.deleted(volume);
         let mut chunks = Vec::new();
-        let (index, mut ledger) = self.ledger(lsn);
+        let (index, mut ledger) = self.ledger();
         let freed = &mut |location, count| ledger.freed(location, count);
         index.delete(volume, freed, &mut |chunk| chunks.push(chunk));
         for chunk in chunks {

@@ -3,12 +3,12 @@
 //! A checkpoint freezes the dirty leaves (copy-on-write), writes them in chunks, then a root that
 //! lists all chunks that count, then both superblock copies. Chunks and roots are written twice, in
 //! different batches.
-//! Invariants: what a durable checkpoint refers to is not reused before the next one is durable;
-//! segments emptied up to the LSN it describes are free from then on.
+//! Invariants: a chunk or root that a durable checkpoint consists of is not reused before the next
+//! one is durable; nor is a segment with a batch that must be replayed after it.
 //! Must never know: what a leaf holds.
 
 use super::index::{ChunkNumber, FrozenLeaf};
-use super::log::{Heat, RESERVED_SEGMENTS};
+use super::log::{Heat, reserved_segments};
 use super::{Io, Outcome, Store};
 use crate::buffer::Buffer;
 use crate::format::{
@@ -88,6 +88,11 @@ impl Checkpointer {
         self.tokens.extend(token);
     }
 
+    /// Asks for a checkpoint on behalf of the store itself.
+    pub(super) fn request_if(&mut self, needed: bool) {
+        self.requested |= needed && self.run.is_none();
+    }
+
     /// Everybody who waits will wait in vain.
     pub(super) fn fail(&mut self) -> Vec<u64> {
         let mut tokens = std::mem::take(&mut self.tokens);
@@ -165,10 +170,11 @@ impl Store {
         let since = self.log.written_blocks() - self.checkpointer.last_blocks;
         let cost = 2 * self.index.dirty_leaves() as u64;
         let total = u64::from(self.segments.count()) * u64::from(self.segments.segment_blocks());
-        let due_log = DUE_LOG_BLOCKS.min(total / 4).max(DUE_COST_FACTOR * cost);
+        let due_log = DUE_LOG_BLOCKS.min(total / 16).max(DUE_COST_FACTOR * cost);
         // Most of the space that is left must not lie in segments only a checkpoint can free.
-        let starving =
-            self.segments.empty() > 0 && self.segments.free() <= RESERVED_SEGMENTS + 2 && since > 0;
+        let starving = self.segments.empty() > 0
+            && self.segments.free() <= reserved_segments(&self.segments) + 1
+            && since > 0;
         self.checkpointer.requested || since >= due_log || starving
     }
 
@@ -352,9 +358,9 @@ impl Store {
             freed.extend([(old.location, old.blocks), (old.mirror, old.blocks)]);
         }
         for (location, blocks) in freed {
-            self.segments.free_blocks(location, blocks, lsn);
+            self.segments.free_blocks(location, blocks);
         }
-        self.segments.release(lsn);
+        self.segments.release(run.root.replay_from);
         self.checkpointer.last_blocks = run.started_blocks;
         self.checkpointer.last_lsn = lsn;
         self.counters.checkpoints += 1;

@@ -6,7 +6,7 @@
 //! it is, and its segment with it.
 //! Must never know: how batches are written.
 
-use super::log::{Heat, RESERVED_SEGMENTS};
+use super::log::{Heat, checkpoint_segments, reserved_segments};
 use super::segments::{Segment, Segments, State};
 use super::{Io, Store};
 use crate::buffer::Buffer;
@@ -64,7 +64,7 @@ impl Cleaner {
 
 /// Fewer segments than this free or about to be, and cleaning begins.
 pub(super) fn low_water(segments: &Segments) -> usize {
-    RESERVED_SEGMENTS + 3 + segments.count() as usize / 16
+    reserved_segments(segments) + 2 + segments.count() as usize / 128
 }
 
 /// The best victim with fewer than `live_max` live blocks: most space gained, for longest, for the
@@ -107,6 +107,13 @@ impl Store {
         let part = if needed { GAIN_PART } else { IDLE_GAIN_PART };
         let live_max = self.segments.segment_blocks() / part * (part - 1);
         let Some(id) = choose(&self.segments, self.log.durable(), live_max) else { return };
+        // A victim is begun only if all that lives in it has a place to go.
+        let spare = self.segments.free().saturating_sub(checkpoint_segments(&self.segments));
+        let room = u64::from(self.log.left_in_segment(Heat::Cold))
+            + spare as u64 * u64::from(self.segments.segment_blocks());
+        if u64::from(self.segments.get(id).live) * 9 / 8 > room {
+            return self.checkpointer.request_if(self.segments.empty() > 0);
+        }
         let start = self.segments.start(id);
         let end = start.offset(self.segments.segment_blocks());
         let chunks: Vec<_> = self
@@ -309,9 +316,9 @@ impl Store {
         // could not be moved: not a victim again before that checkpoint.
         self.segments.get_mut(id).stuck = live > 0;
         self.counters.cleaned_segments += u64::from(live <= kept);
-        if kept > 0 {
-            self.checkpointer.request(None);
-        }
+        // Otherwise the next regular checkpoint is early enough.
+        let short = self.segments.free() <= reserved_segments(&self.segments) + 1;
+        self.checkpointer.request_if(kept > 0 && short);
         self.cleaner.victim = None;
     }
 }

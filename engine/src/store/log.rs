@@ -22,8 +22,17 @@ use std::time::Duration;
 const IDLE_CLOSE: Duration = Duration::from_millis(1);
 /// Batches of the hot append point that may be in flight together.
 const HOT_IN_FLIGHT_MAX: usize = 1;
+
 /// Free segments that only the cleaner and checkpoints may take.
-pub(crate) const RESERVED_SEGMENTS: usize = 3;
+pub(crate) fn reserved_segments(segments: &Segments) -> usize {
+    4 + segments.count() as usize / 256
+}
+
+/// Free segments that the cleaner leaves for checkpoints: a checkpoint writes at most the index,
+/// twice, which is less than 1/200 of the store.
+pub(crate) fn checkpoint_segments(segments: &Segments) -> usize {
+    2 + segments.count() as usize / 256
+}
 
 /// Which append point: new data, or data that has survived a cleaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +167,12 @@ impl Log {
         self.points[heat as usize].batch.blocks
     }
 
+    /// Blocks that an append point's open segment still takes.
+    pub(crate) fn left_in_segment(&self, heat: Heat) -> u32 {
+        let segment = self.points[heat as usize].segment.as_ref();
+        segment.map_or(0, |segment| segment.end.0 - segment.next.0)
+    }
+
     /// Whether nothing is gathered or in flight at an append point.
     pub(crate) fn is_idle(&self, heat: Heat) -> bool {
         let point = &self.points[heat as usize];
@@ -263,7 +278,7 @@ impl Log {
             return Some(write);
         }
         let reserved = heat == Heat::Hot && !self.reserve_open;
-        let kept = if reserved { RESERVED_SEGMENTS } else { 0 };
+        let kept = if reserved { reserved_segments(segments) } else { 0 };
         if segments.free() <= kept {
             return None;
         }
@@ -388,7 +403,7 @@ impl Log {
         let hot = &self.points[Heat::Hot as usize];
         !hot.batch.records.is_empty()
             && hot.segment.is_none()
-            && segments.free() <= RESERVED_SEGMENTS
+            && segments.free() <= reserved_segments(segments)
     }
 }
 

@@ -4,7 +4,7 @@
 //! A file system that is full stops here, not in the log: the store then has fewer segments.
 //! Must never know: what segments are used for.
 
-use super::log::RESERVED_SEGMENTS;
+use super::log::reserved_segments;
 use super::{Io, Store, Waiting};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind};
@@ -13,8 +13,8 @@ use crate::units::{BLOCK_SIZE_BYTES, Nanos, SegmentId};
 use std::io;
 use std::time::Duration;
 
-/// Free segments that are kept ahead of the log.
-const AHEAD_SEGMENTS: usize = RESERVED_SEGMENTS + 3;
+/// Free segments that are kept ahead of the log, besides the reserve.
+const AHEAD_SEGMENTS: usize = 3;
 /// Bytes of one write.
 const WRITE_BYTES: usize = 1 << 20;
 /// Writes in flight together.
@@ -42,7 +42,9 @@ impl Store {
             }
             self.preparing = None;
         }
-        if self.preparing.is_none() && self.segments.free() < AHEAD_SEGMENTS {
+        if self.preparing.is_none()
+            && self.segments.free() < reserved_segments(&self.segments) + AHEAD_SEGMENTS
+        {
             self.preparing = self.segments.start_preparing().map(|segment| Preparing {
                 segment,
                 next_bytes: 0,

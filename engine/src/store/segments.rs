@@ -1,8 +1,9 @@
 //! Segment table: the state, life and live blocks of every segment, and which may be written next.
 //!
 //! Invariants: `live` counts the blocks something still points to (index, checkpoint); a segment is
-//! reused only when nothing points into it, no read is under way in it, and a durable checkpoint
-//! no longer needs it.
+//! reused only when nothing points into it, no read is under way in it, and recovery needs none of
+//! its batches: it is older than what the durable checkpoint says to replay. Places in it that the
+//! checkpoint still names do no harm: what moved or ended them is in the log that is replayed.
 //! Must never know: I/O, what the blocks mean.
 
 use crate::limits::SEGMENTS_START_BLOCK;
@@ -21,8 +22,8 @@ pub(crate) enum State {
     Open,
     /// Full; holds live blocks or is waiting for its last batches to be installed.
     Sealed,
-    /// Nothing points into it; free once a checkpoint describes this LSN.
-    Empty(Lsn),
+    /// Nothing points into it; free once a checkpoint makes its batches unnecessary.
+    Empty,
 }
 
 /// One segment.
@@ -36,9 +37,6 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Batches written but not installed yet.
     pub(crate) writes: u32,
-    /// The last batch that made something in it dead: a checkpoint must describe that batch before
-    /// the segment is reused.
-    pub(crate) freed: Lsn,
     /// When it was sealed, for its age.
     pub(crate) sealed: Lsn,
     /// The cleaner could not move everything out of it; it tries again after a checkpoint.
@@ -53,6 +51,8 @@ pub(crate) struct Segments {
     free: usize,
     next_unprepared: u32,
     next_sequence: SegmentSequence,
+    /// Lives from here on are replayed after a crash.
+    replay_from: SegmentSequence,
 }
 
 impl Segments {
@@ -64,7 +64,6 @@ impl Segments {
             live: 0,
             pins: 0,
             writes: 0,
-            freed: Lsn(0),
             sealed: Lsn(0),
             stuck: false,
         };
@@ -74,6 +73,7 @@ impl Segments {
             free: 0,
             next_unprepared: 0,
             next_sequence: SegmentSequence(1),
+            replay_from: SegmentSequence(1),
         }
     }
 
@@ -202,7 +202,7 @@ impl Segments {
         assert_eq!(self.get(id).state, State::Open);
         self.set(id, State::Sealed);
         self.get_mut(id).sealed = lsn;
-        self.settle(id, lsn);
+        self.settle(id);
     }
 
     /// Adds blocks that something now points to.
@@ -212,49 +212,60 @@ impl Segments {
         }
     }
 
-    /// Removes blocks that nothing points to as of `lsn`.
-    pub(crate) fn free_blocks(&mut self, location: Location, count: u32, lsn: Lsn) {
+    /// Removes blocks that nothing points to any more.
+    pub(crate) fn free_blocks(&mut self, location: Location, count: u32) {
         let Some(id) = self.of(location) else { return };
         let segment = self.get_mut(id);
         segment.live -= count;
-        segment.freed = segment.freed.max(lsn);
         if segment.live == 0 {
-            self.settle(id, lsn);
+            self.settle(id);
         }
     }
 
-    /// Marks a sealed segment without live blocks and writes as empty.
-    pub(crate) fn settle(&mut self, id: SegmentId, lsn: Lsn) {
+    /// Frees a sealed segment without live blocks and writes, or marks it as empty.
+    pub(crate) fn settle(&mut self, id: SegmentId) {
         let segment = self.get(id);
         if segment.state == State::Sealed && segment.live == 0 && segment.writes == 0 {
-            self.set(id, State::Empty(segment.freed.max(lsn)));
+            let old = segment.sequence < self.replay_from;
+            self.set(id, if old { State::Free } else { State::Empty });
         }
     }
 
-    /// A checkpoint describing `lsn` is durable: what was empty by then may be reused.
-    pub(crate) fn release(&mut self, lsn: Lsn) {
+    /// A checkpoint is durable: what it says not to replay may be reused.
+    pub(crate) fn release(&mut self, replay_from: SegmentSequence) {
+        self.replay_from = replay_from;
         for id in (0..self.count()).map(SegmentId) {
             self.get_mut(id).stuck = false;
-            if matches!(self.get(id).state, State::Empty(since) if since <= lsn) {
+            if self.get(id).state == State::Empty && self.get(id).sequence < replay_from {
                 self.set(id, State::Free);
             }
         }
     }
 
-    /// At start, before the tail is replayed: segments older than it that nothing points into are
-    /// free at once, since the checkpoint on the device does not need them.
-    pub(crate) fn release_before(&mut self, sequence: SegmentSequence) {
+    /// At start, before the tail is replayed into younger segments: what the checkpoint does not
+    /// need is free.
+    pub(crate) fn release_before(&mut self, replay_from: SegmentSequence) {
+        self.replay_from = replay_from;
         for id in (0..self.count()).map(SegmentId) {
-            let segment = self.get(id);
-            if segment.state == State::Sealed && segment.live == 0 && segment.sequence < sequence {
-                self.set(id, State::Free);
+            if self.get(id).sequence < replay_from {
+                self.settle(id);
+            } else {
+                self.get_mut(id).writes = 1;
             }
+        }
+    }
+
+    /// At start, after the tail was replayed: nothing more is installed into what was found.
+    pub(crate) fn replayed(&mut self) {
+        for id in (0..self.count()).map(SegmentId) {
+            self.get_mut(id).writes = 0;
+            self.settle(id);
         }
     }
 
     /// Segments that the next checkpoint would free.
     pub(crate) fn empty(&self) -> usize {
-        self.segments.iter().filter(|s| matches!(s.state, State::Empty(_))).count()
+        self.segments.iter().filter(|s| s.state == State::Empty).count()
     }
 
     /// Segments that were never written or are being prepared.

@@ -2,14 +2,15 @@
 //!
 //! Must never know: how it is shown.
 
+use super::log::reserved_segments;
 use super::segments::State;
 use super::{Counters, Store, cleaner};
 use crate::limits::SEGMENT_BLOCKS_MIN;
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Lsn, VolumeId};
 
-/// Segments that are never counted as room for data: open ones, the reserve, and some slack for
+/// Segments besides the reserve that are never counted as room for data: open ones, and slack for
 /// the cleaner.
-const OVERHEAD_SEGMENTS: u64 = 6;
+const OVERHEAD_SEGMENTS: u64 = 3;
 
 /// This part of the rest stays dead even in a full store.
 const DEAD_PART: u64 = 8;
@@ -82,7 +83,8 @@ impl Store {
     pub(super) fn capacity_blocks(&self) -> u64 {
         let segments = u64::from(self.segments.count());
         let missing = if self.device_full { self.segments.unprepared() as u64 } else { 0 };
-        let usable = segments.saturating_sub(missing).saturating_sub(OVERHEAD_SEGMENTS);
+        let overhead = OVERHEAD_SEGMENTS + reserved_segments(&self.segments) as u64;
+        let usable = segments.saturating_sub(missing).saturating_sub(overhead);
         // One block in 8 stays free for headers, checkpoints, and so that cleaning always gains.
         usable * u64::from(self.segments.segment_blocks()) / DEAD_PART * (DEAD_PART - 1)
     }
@@ -105,7 +107,7 @@ impl Store {
                 free: count(|s| s == State::Free),
                 open: count(|s| s == State::Open),
                 sealed: count(|s| s == State::Sealed),
-                empty: count(|s| matches!(s, State::Empty(_))),
+                empty: count(|s| matches!(s, State::Empty)),
             },
             index_bytes: self.index.memory_bytes(),
             checksum_cache_bytes: self.cache.memory_bytes() as u64,
@@ -226,7 +228,7 @@ pub enum Mapping {
     Data,
 }
 
-const _: () = assert!(OVERHEAD_SEGMENTS < crate::limits::SEGMENTS_MIN as u64);
+const _: () = assert!(OVERHEAD_SEGMENTS + 4 < crate::limits::SEGMENTS_MIN as u64);
 const _: () = assert!(SEGMENT_BLOCKS_MIN >= 12);
 // The fullest store still has a victim worth cleaning.
 const _: () = assert!(DEAD_PART < cleaner::GAIN_PART as u64);

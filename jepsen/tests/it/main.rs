@@ -13,6 +13,7 @@ mod damage;
 mod disk;
 mod filesystem;
 mod fio;
+mod full;
 mod libnbd;
 mod postgres;
 mod qemu;

@@ -2,12 +2,12 @@
 //!
 //! Must never know: what the commands do.
 
-use super::address::parse_listen;
+use super::address::{Target, parse_listen, parse_target};
 use super::log::Level;
 use super::size::Size;
 use ashlar_engine::format::validate_volume_name;
 use ashlar_engine::reactor::Address;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -46,12 +46,25 @@ pub(crate) enum Command {
     ///
     /// Writes nothing. Names the volume and the blocks of all damage; exit code 1 if there is any.
     Check(CheckArgs),
+    /// Measure an export or a store: a standard table of IOPS, MiB/s, latencies, CPU per request.
+    ///
+    /// With --target, an NBD export; writes are measured, and destroy what is there, only with
+    /// --write. With --store, a store that no server has open, through the engine in this process,
+    /// on a volume that is deleted afterwards.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
     /// Print a completion script: `ashlar completions bash > /etc/bash_completion.d/ashlar`.
     Completions {
         /// For which shell.
         shell: Shell,
     },
 }
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  ashlar bench --target nbd://127.0.0.1:10809/vm0
+  ashlar bench --target 'nbd+unix:///scratch?socket=/run/nbd.sock' --write --seconds 10
+  ashlar bench --store /srv/ashlar.store --json";
 
 const FORMAT_EXAMPLES: &str = "\
 Examples:
@@ -202,6 +215,29 @@ pub(crate) struct CheckArgs {
     /// The store.
     #[arg(value_name = "STORE")]
     pub(crate) path: PathBuf,
+    /// Report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["target", "store"]))]
+pub(crate) struct BenchArgs {
+    /// nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
+    #[arg(long, value_name = "NBD-URI", value_parser = parse_target)]
+    pub(crate) target: Option<Target>,
+    /// A store, measured in this process.
+    #[arg(long, value_name = "STORE")]
+    pub(crate) store: Option<PathBuf>,
+    /// Measure writes to the target too: destroys what it holds.
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Seconds for each row of the table.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// How much of the target is used, from its start.
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub(crate) span: Size,
     /// Report as JSON.
     #[arg(long)]
     pub(crate) json: bool,

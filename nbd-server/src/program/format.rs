@@ -11,7 +11,6 @@ use super::size::Size;
 use super::{lock, store};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{DeviceOptions, Reactor, ReactorOptions};
-use ashlar_engine::store::Geometry;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use serde::Serialize;
 use std::fs::{File, metadata};
@@ -28,7 +27,7 @@ struct FormatReport {
 /// Runs the command.
 pub(crate) fn run(args: &FormatArgs) -> Result<()> {
     let size_bytes = size_of(args)?;
-    let geometry = Geometry::for_size(size_bytes)?;
+    let geometry = store::check_bounds(size_bytes)?;
     let reactor = Reactor::new(ReactorOptions::default())?;
     let formatted = reactor.block_on(format(&reactor, args, size_bytes));
     reactor.shutdown();

@@ -28,7 +28,7 @@ pub(super) async fn open(
         let error = match reactor.open_device(path, options) {
             Ok(device) => return Ok(device),
             Err(error) if error.kind() == ErrorKind::Busy => error,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(refusal(path, error)),
         };
         let holder = living_holder(path);
         if holder.is_some() || reactor.now() >= deadline {
@@ -38,6 +38,23 @@ pub(super) async fn open(
         }
         reactor.sleep(RETRY).await;
     }
+}
+
+/// Adds what can be done about it.
+fn refusal(path: &Path, error: ashlar_engine::Error) -> Failure {
+    let failure = Failure::from(error);
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => failure.hint("name a file in it"),
+        _ if is_forbidden(path) => {
+            failure.hint("run as its owner, or let its owner change its mode")
+        }
+        _ => failure,
+    }
+}
+
+fn is_forbidden(path: &Path) -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open(path);
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// The living process that holds the lock of a file, if the kernel tells.

@@ -4,23 +4,18 @@
 
 use clap::ValueEnum;
 use serde::Deserialize;
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
-    /// Nothing.
     Off,
-    /// What went wrong.
     Error,
-    /// What an operator should know.
     Warn,
-    /// What happens.
     Info,
-    /// Details.
     Debug,
-    /// Everything.
     Trace,
 }
 
@@ -34,5 +29,9 @@ pub(crate) fn start(level: Level) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }

@@ -6,6 +6,7 @@
 
 mod address;
 mod admin;
+mod bench;
 mod check;
 mod cli;
 mod config;
@@ -47,6 +48,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Format(args) => format::run(&args),
         Command::Volume(args) => volume::run(args),
         Command::Status(args) => volume::status(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(args, level),
         Command::Completions { shell } => output::completions(shell),

@@ -42,7 +42,7 @@ async fn open_device(
 
 /// Opens an existing store.
 pub(crate) async fn open(reactor: &Reactor, path: &Path, read_only: bool) -> Result<LocalStore> {
-    if !path.exists() {
+    if matches!(path.try_exists(), Ok(false)) {
         return Err(Failure::new(format!("{} does not exist", path.display()))
             .hint("name the store with --store, or make one with `ashlar format`"));
     }
@@ -80,12 +80,26 @@ pub(crate) async fn create(
     size: Size,
 ) -> Result<Rc<dyn BlockDevice>> {
     let size_bytes = size.0 / BLOCK_SIZE_BYTES as u64 * BLOCK_SIZE_BYTES as u64;
-    Geometry::for_size(size_bytes)?;
+    check_bounds(size_bytes)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| matches!(folder.try_exists(), Ok(false))) {
+        return Err(Failure::new(format!("the folder {} does not exist", folder.display()))
+            .hint("make it first, or choose another place"));
+    }
     let options = DeviceOptions { create_size_bytes: Some(size_bytes), ..Default::default() };
     let device = lock::open(reactor, path, &options).await?;
     let wrap = |error: ashlar_engine::Error| Failure::from(error.context(path.display()));
     LocalStore::format(reactor, &*device, size_bytes).await.map_err(wrap)?;
     Ok(device)
+}
+
+/// How a store of this size is divided, if there can be one.
+pub(crate) fn check_bounds(size_bytes: u64) -> Result<Geometry> {
+    Geometry::for_size(size_bytes).map_err(|_| {
+        let (least, most) = (Size(STORE_MIN_BYTES), Size(STORE_MAX_BYTES));
+        Failure::new(format!("a store has {least} to {most} bytes, not {}", Size(size_bytes)))
+            .hint("choose another --size")
+    })
 }
 
 /// Size of a store that can hold volumes of these sizes, all written in full.
@@ -101,7 +115,7 @@ pub(crate) fn default_size(volumes: impl IntoIterator<Item = u64>) -> Result<Siz
 
 /// Refuses an existing store of another size than asked for.
 pub(crate) fn check_size(path: &Path, store: &LocalStore, asked: Size) -> Result<()> {
-    let (status, geometry) = (store.status(), Geometry::for_size(asked.0)?);
+    let (status, geometry) = (store.status(), check_bounds(asked.0)?);
     let segment_bytes = u64::from(geometry.segment_blocks) * BLOCK_SIZE_BYTES as u64;
     if status.segment_bytes == segment_bytes
         && status.segments.total == u64::from(geometry.segments)

@@ -430,8 +430,7 @@ impl Recovery {
         let mut store = *self.store.take().expect("invariant: the superblock was read");
         let epoch = self.root.epoch.max(self.tail.epoch()) + 1;
         store.log = Log::new(store.seal, self.pool.clone(), last, epoch);
-        let ids: Vec<_> = store.segments.iter().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| store.segments.settle(id, last));
+        store.segments.replayed();
         store.now = now;
         store.counters = Counters::default();
         if replayed {

@@ -184,7 +184,6 @@ fn install(store: &mut Store, lsn: Lsn, batch: &Found) -> Result<()> {
     }
     batch.created.iter().for_each(|block| store.apply_create(block));
     store.apply(&Installed {
-        lsn,
         sequence: batch.sequence,
         payload: batch.payload,
         table: &batch.table,

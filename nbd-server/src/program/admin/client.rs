@@ -61,6 +61,12 @@ fn ask_server(socket: &Path, request: &Request) -> Result<Option<Value>> {
     match exchange(stream, request) {
         Ok(Answer::Done(report)) => Ok(Some(report)),
         Ok(Answer::Error(refusal)) => Err(Failure::new(refusal.message)),
+        // The socket of a server that was killed just now still takes connections for a moment.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
+        {
+            Ok(None)
+        }
         Err(error) => {
             let what = format!("the server at {} did not answer: {error}", socket.display());
             Err(Failure::new(what).hint("look at its log"))

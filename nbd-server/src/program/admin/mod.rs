@@ -8,6 +8,8 @@ pub(crate) mod client;
 mod command;
 pub(crate) mod report;
 pub(crate) mod server;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use command::{Serving, execute};
 
