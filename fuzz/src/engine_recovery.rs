@@ -168,7 +168,7 @@ pub fn target(data: &[u8]) {
         damage(&mut blocks, &numbers, &mut input);
     }
     let superblocks = SUPERBLOCK_LOCATIONS.map(|place| blocks.contains_key(&place.0));
-    let Ok(mut driven) = Driven::open(blocks, STORE_MIN_BYTES, data.len() % 2 == 0) else {
+    let Ok(mut driven) = Driven::open(blocks, STORE_MIN_BYTES, data.len().is_multiple_of(2)) else {
         assert!(!data.is_empty(), "an undamaged store was refused");
         return;
     };
