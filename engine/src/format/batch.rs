@@ -1,4 +1,4 @@
-//! Segment and batch headers: what a log write says about itself.
+//! Batch headers: what a log write says about itself.
 //!
 //! A segment is one header block, then batches one after another. A batch is a header area (1 to 5
 //! blocks) and its payload blocks, written in one piece. The header area holds the batch's table
@@ -18,29 +18,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// First bytes of every batch header.
 pub const BATCH_MAGIC: [u8; 8] = *b"ashBATCH";
-/// First bytes of every segment header.
-pub const SEGMENT_MAGIC: [u8; 8] = *b"ashSEGMT";
 
 /// Batch flag: written at the cold append point.
 pub const FLAG_COLD: u16 = 1;
 /// Batch flag: last batch of its segment.
 pub const FLAG_SEAL: u16 = 2;
 
-/// Bytes 0..12 of both headers: magic and checksum, not covered by the checksum.
+/// Bytes 0..12 of the header: magic and checksum, not covered by the checksum.
 const CHECKED_FROM: usize = 12;
-
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
-#[repr(C)]
-struct RawSegment {
-    magic: [u8; 8],
-    checksum: U32,
-    version: U32,
-    device: [u8; 16],
-    sequence: U64,
-    location: U32,
-    flags: U32,
-}
-const _: () = assert!(size_of::<RawSegment>() == 48);
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
@@ -232,17 +217,6 @@ impl BatchTable {
     }
 }
 
-/// Decoded segment header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentHeader {
-    /// The segment's life.
-    pub sequence: SegmentSequence,
-    /// Where the header is: the segment's first block.
-    pub location: Location,
-    /// [`FLAG_COLD`] or 0.
-    pub flags: u16,
-}
-
 /// Why bytes are no header for this place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -269,54 +243,6 @@ pub fn header_blocks(
         + (records + previous_records) * RECORD_BYTES
         + (checksums + previous_checksums) * 4;
     bytes.div_ceil(BLOCK_SIZE_BYTES) as u32
-}
-
-impl SegmentHeader {
-    /// Fills the segment's first block.
-    pub fn encode(&self, seal: &Seal, block: &mut [u8]) {
-        block.fill(0);
-        let mut raw = RawSegment {
-            magic: SEGMENT_MAGIC,
-            checksum: 0.into(),
-            version: FORMAT_VERSION.into(),
-            device: seal.device().0,
-            sequence: self.sequence.0.into(),
-            location: self.location.0.into(),
-            flags: u32::from(self.flags).into(),
-        };
-        block[..size_of::<RawSegment>()].copy_from_slice(raw.as_bytes());
-        let sum = seal.place_checksum(self.sequence, self.location, &block[CHECKED_FROM..]);
-        raw.checksum = sum.into();
-        block[..size_of::<RawSegment>()].copy_from_slice(raw.as_bytes());
-    }
-
-    /// Decodes the block found at `location`.
-    ///
-    /// # Errors
-    /// If it is not a segment header of this device for this place.
-    pub fn decode(
-        seal: &Seal,
-        location: Location,
-        block: &[u8],
-    ) -> Result<SegmentHeader, DecodeError> {
-        let Ok((raw, _)) = RawSegment::ref_from_prefix(block) else {
-            return Err(DecodeError::NotHere);
-        };
-        let sequence = SegmentSequence(raw.sequence.get());
-        if raw.magic != SEGMENT_MAGIC
-            || raw.device != seal.device().0
-            || raw.location.get() != location.0
-            || block.len() != BLOCK_SIZE_BYTES
-            || raw.checksum.get() != seal.place_checksum(sequence, location, &block[CHECKED_FROM..])
-        {
-            return Err(DecodeError::NotHere);
-        }
-        let flags = raw.flags.get();
-        if flags > u32::from(FLAG_COLD) || sequence.0 == 0 {
-            return Err(DecodeError::Inconsistent);
-        }
-        Ok(SegmentHeader { sequence, location, flags: flags as u16 })
-    }
 }
 
 fn put_table(area: &mut [u8], at: &mut usize, records: &[Record], checksums: &[u32]) {

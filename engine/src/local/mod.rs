@@ -418,7 +418,10 @@ async fn drive(inner: Rc<Inner>) {
             inner.pump(context, &mut done);
             // Set before the timer is looked at, so that a call made meanwhile is not missed.
             *inner.driver.borrow_mut() = Some(context.waker().clone());
-            let Some(at) = inner.store.borrow().poll_timeout() else { return Poll::Pending };
+            let Some(at) = inner.store.borrow().poll_timeout() else {
+                timer = None;
+                return Poll::Pending;
+            };
             // Moved with every write: a timer that rings during the next one costs a system call.
             if timer.as_ref().is_none_or(|(set, _)| *set != at) {
                 timer = Some((at, Box::pin(inner.reactor.sleep_until(at))));

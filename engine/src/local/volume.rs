@@ -82,7 +82,7 @@ impl LocalVolume {
         let end = offset + length as u64;
         let (first, after) = (offset / BLOCK, end.div_ceil(BLOCK));
         let mut buffers = self.read_blocks(first, after - first).await?;
-        if offset % BLOCK != 0 || end % BLOCK != 0 {
+        if !offset.is_multiple_of(BLOCK) || !end.is_multiple_of(BLOCK) {
             trim_to(&mut buffers, (offset - first * BLOCK) as usize, length);
         }
         Ok(buffers)
@@ -101,7 +101,7 @@ impl LocalVolume {
         }
         let end = offset + length as u64;
         let (first, after) = (offset / BLOCK, end.div_ceil(BLOCK));
-        if offset % BLOCK == 0 && end % BLOCK == 0 {
+        if offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK) {
             let request = Request::Write { volume: self.id, first: BlockIndex(first), data };
             return self.store.call_unheld(self.id, first..after, request).await.map(drop);
         }
@@ -110,10 +110,10 @@ impl LocalVolume {
         let pool = self.store.reactor().pool();
         let mut blocks = pool.allocate(((after - first) * BLOCK) as usize);
         let last = after - 1;
-        if offset % BLOCK != 0 || first == last {
+        if !offset.is_multiple_of(BLOCK) || first == last {
             self.fill_block(first, &mut blocks[..BLOCK_SIZE_BYTES]).await?;
         }
-        if end % BLOCK != 0 && first != last {
+        if !end.is_multiple_of(BLOCK) && first != last {
             let tail = blocks.len() - BLOCK_SIZE_BYTES;
             self.fill_block(last, &mut blocks[tail..]).await?;
         }

@@ -39,7 +39,7 @@ impl Volumes {
         if let Some(why) = validate_volume_name(name) {
             return Err(Error::new(ErrorKind::Invalid, format!("{why}: {name:?}")));
         }
-        if size_bytes == 0 || size_bytes % VOLUME_SIZE_UNIT_BYTES != 0 {
+        if size_bytes == 0 || !size_bytes.is_multiple_of(VOLUME_SIZE_UNIT_BYTES) {
             let why = format!(
                 "a volume's size must be a positive multiple of 512 bytes, not {size_bytes}"
             );

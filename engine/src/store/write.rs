@@ -37,7 +37,8 @@ impl Store {
         data: Buffer,
     ) -> Result<()> {
         let count = (data.len() / BLOCK_SIZE_BYTES) as u32;
-        if data.len() % BLOCK_SIZE_BYTES != 0 || count == 0 || count > REQUEST_BLOCKS_MAX {
+        if !data.len().is_multiple_of(BLOCK_SIZE_BYTES) || count == 0 || count > REQUEST_BLOCKS_MAX
+        {
             let why = format!("a write is 1 to {REQUEST_BLOCKS_MAX} whole blocks");
             return Err(Error::new(ErrorKind::Invalid, why));
         }

@@ -1,6 +1,7 @@
 //! Fields of segment header, batch header and record, for the tables of `docs/format.md`.
 
-use super::{RawBatch, RawRecord, RawSegment};
+use super::super::segment::RawSegment;
+use super::{RawBatch, RawRecord};
 use crate::format::layout::Layout;
 
 pub(in crate::format) fn layouts() -> Vec<Layout> {
