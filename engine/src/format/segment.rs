@@ -3,6 +3,9 @@
 //! Invariant: `decode(encode(x)) == x`, and any changed byte is refused.
 //! Must never know: what the batches behind it hold.
 
+#[cfg(test)]
+pub(super) mod layout;
+
 use super::{DecodeError, FLAG_COLD, FORMAT_VERSION, Seal};
 use crate::units::{BLOCK_SIZE_BYTES, Location, SegmentSequence};
 use zerocopy::little_endian::{U32, U64};

@@ -1,23 +1,11 @@
-//! Fields of segment header, batch header and record, for the tables of `docs/format.md`.
+//! Fields of batch header and record, for the tables of `docs/format.md`.
 
 use super::super::segment::RawSegment;
 use super::{RawBatch, RawRecord};
 use crate::format::layout::Layout;
 
 pub(in crate::format) fn layouts() -> Vec<Layout> {
-    vec![segment(), batch(), record()]
-}
-
-fn segment() -> Layout {
-    layout!("segment header", RawSegment, {
-        magic: "`ashSEGMT`",
-        checksum: "place checksum of bytes 12 to 4096 of the block",
-        version: "format version, 1",
-        device: "identity of the store",
-        sequence: "the segment's life; never 0",
-        location: "block number of this block",
-        flags: "bit 0: cold append point; the others 0",
-    })
+    vec![batch(), record()]
 }
 
 fn batch() -> Layout {
