@@ -22,16 +22,14 @@ pub const SEGMENT_BLOCKS_MAX: u32 = 8192;
 /// Smallest segment.
 pub const SEGMENT_BLOCKS_MIN: u32 = 1024;
 /// Fewest segments of a store.
-pub const SEGMENTS_MIN: u32 = 16;
+pub const SEGMENTS_MIN: u32 = 15;
 /// Blocks before the first segment: the superblock copies and room to grow.
 pub const SEGMENTS_START_BLOCK: u32 = 512;
 
 /// Largest store: locations are 32-bit block numbers.
 pub const STORE_MAX_BYTES: u64 = (1 << 32) * BLOCK_SIZE_BYTES as u64;
 /// Smallest store.
-pub const STORE_MIN_BYTES: u64 = (SEGMENTS_START_BLOCK as u64
-    + SEGMENT_BLOCKS_MIN as u64 * SEGMENTS_MIN as u64)
-    * BLOCK_SIZE_BYTES as u64;
+pub const STORE_MIN_BYTES: u64 = 64 << 20;
 
 /// Largest volume (thin, so it may be larger than the store).
 pub const VOLUME_MAX_BYTES: u64 = 1 << 48;
@@ -45,4 +43,8 @@ pub const QUEUED_MAX_BYTES: usize = 64 << 20;
 
 const _: () = assert!(BATCH_BLOCKS_MAX >= REQUEST_BLOCKS_MAX);
 const _: () = assert!(SEGMENT_BLOCKS_MIN > BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX + 1);
+const _: () = assert!(
+    SEGMENTS_START_BLOCK as u64 + SEGMENT_BLOCKS_MIN as u64 * SEGMENTS_MIN as u64
+        <= STORE_MIN_BYTES / BLOCK_SIZE_BYTES as u64
+);
 const _: () = assert!(SEGMENT_BLOCKS_MAX <= u16::MAX as u32);

@@ -50,8 +50,10 @@ struct RawBatch {
     previous_lsn: U64,
     previous_records: U32,
     previous_payload_blocks: U32,
+    preceding_empty: U32,
+    reserved: U32,
 }
-const _: () = assert!(size_of::<RawBatch>() == 112);
+const _: () = assert!(size_of::<RawBatch>() == 120);
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
@@ -160,6 +162,8 @@ pub struct BatchHeader {
     pub epoch: u64,
     /// First batch of that epoch: batches of older epochs from here on are void.
     pub epoch_first: Lsn,
+    /// So many batches right before this one, by LSN, have no records: nothing is lost with them.
+    pub preceding_empty: u32,
 }
 
 /// Which batch came before in the same segment.
@@ -313,6 +317,8 @@ pub fn encode_batch(
         previous_lsn: of.lsn.0.into(),
         previous_records: (old_records.len() as u32).into(),
         previous_payload_blocks: (old_checksums.len() as u32).into(),
+        preceding_empty: header.preceding_empty.into(),
+        reserved: 0.into(),
     };
     let mut at = HEADER_BYTES;
     put_table(area, &mut at, records, checksums);
@@ -450,6 +456,7 @@ fn decode_checked(
             durable: Lsn(raw.durable.get()),
             epoch: raw.epoch.get(),
             epoch_first: Lsn(raw.epoch_first.get()),
+            preceding_empty: raw.preceding_empty.get(),
         },
         header_blocks: blocks,
         checksum,

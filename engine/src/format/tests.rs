@@ -53,7 +53,16 @@ fn copy() -> impl Strategy<Value = Option<TableCopy>> {
 fn header(flags: u16, numbers: [u64; 4]) -> BatchHeader {
     let [lsn, durable, epoch, epoch_first] = numbers;
     let (lsn, durable, epoch_first) = (Lsn(lsn), Lsn(durable), Lsn(epoch_first));
-    BatchHeader { sequence: SEQUENCE, location: PLACE, flags, lsn, durable, epoch, epoch_first }
+    BatchHeader {
+        sequence: SEQUENCE,
+        location: PLACE,
+        flags,
+        lsn,
+        durable,
+        epoch,
+        epoch_first,
+        preceding_empty: (epoch % 7) as u32,
+    }
 }
 
 fn encoded(

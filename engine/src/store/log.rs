@@ -111,6 +111,8 @@ pub(crate) struct Log {
     durable: Lsn,
     epoch: u64,
     epoch_first: Lsn,
+    /// Batches without records at the end of the log.
+    empty_run: u32,
     last_activity: Nanos,
     /// Data may take the segments that are kept for cleaning.
     reserve_open: bool,
@@ -130,6 +132,7 @@ impl Log {
             durable: last,
             epoch,
             epoch_first: last.next(),
+            empty_run: 0,
             last_activity: Nanos(0),
             reserve_open: false,
             written_blocks: 0,
@@ -320,6 +323,7 @@ impl Log {
             durable: self.durable,
             epoch: self.epoch,
             epoch_first: self.epoch_first,
+            preceding_empty: self.empty_run,
         };
         let old = segment.previous.as_deref();
         let (old_records, old_sums) = old.map_or((0, 0), |p| (p.records.len(), p.checksums.len()));
@@ -335,6 +339,7 @@ impl Log {
         segment.next = payload.offset(batch.blocks);
         assert!(segment.next <= segment.end, "a batch reaches past its segment");
         segment.uncopied = !batch.records.is_empty();
+        self.empty_run = if batch.records.is_empty() { self.empty_run + 1 } else { 0 };
         let of = Previous { location: header.location, header_blocks: blocks, checksum, lsn };
         let table = Rc::new(TableCopy { of, records: batch.records, checksums });
         segment.previous = Some(table.clone());

@@ -1,17 +1,16 @@
-//! A store that is 80 % full and overwritten at random: cleaning keeps up, nothing hangs or is
-//! lost.
+//! A store that is 80 % full and overwritten at random: cleaning keeps up, nothing hangs or is lost.
 
 use ashlar_jepsen::nbd::Connection;
 use ashlar_jepsen::random::Random;
 
 use crate::tools::{Place, is_ashlar};
 
-const STORE_BYTES: u64 = 192 << 20;
-const VOLUME_BYTES: u64 = 150 << 20;
+const STORE_BYTES: u64 = 512 << 20;
+const VOLUME_BYTES: u64 = 409 << 20;
 const FILL_BYTES: usize = 1 << 20;
 const BLOCK_SIZE_BYTES: u64 = 4096;
 /// Requests of four blocks; small enough to leave holes in every segment.
-const OVERWRITES: u64 = 12_000;
+const OVERWRITES: u64 = 30_000;
 
 /// A server silent for half a minute fails the client, so a hang fails the test.
 #[test]

@@ -30,6 +30,8 @@ fn batch() -> Layout {
         previous_lsn: "number of the previous batch",
         previous_records: "records in the copy of its table",
         previous_payload_blocks: "checksums in the copy of its table",
+        preceding_empty: "so many batches right before this one, by LSN, have no records",
+        reserved: "0",
     })
 }
 

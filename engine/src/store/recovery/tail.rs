@@ -14,7 +14,7 @@ use crate::format::{
     BlockIdentity, Previous, Record, RecordKind, RootVolume, Seal, TableCopy, decode_batch,
 };
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentId, SegmentSequence};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A batch found in the tail.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) struct Tail {
     batches: BTreeMap<(Lsn, u64), Found>,
     /// First batch of each epoch.
     epochs: BTreeMap<u64, Lsn>,
+    /// Batches that a later one says had no records: LSN and epoch.
+    empty: BTreeSet<(Lsn, u64)>,
     /// Highest LSN that a batch of an epoch calls durable.
     vouched: Lsn,
 }
@@ -48,6 +50,12 @@ impl Tail {
     /// Whether a newer epoch began at or before this batch.
     fn is_void(&self, lsn: Lsn, epoch: u64) -> bool {
         self.epochs.range(epoch + 1..).any(|(_, first)| *first <= lsn)
+    }
+
+    /// Whether a batch that was not found is known to have had no records.
+    fn was_empty(&self, lsn: Lsn) -> bool {
+        let epochs = self.empty.range((lsn, 0)..=(lsn, u64::MAX)).map(|(_, epoch)| *epoch);
+        epochs.into_iter().any(|epoch| !self.is_void(lsn, epoch))
     }
 
     fn take(&mut self, lsn: Lsn) -> Option<Found> {
@@ -85,6 +93,10 @@ impl Recovery {
             self.tail.epochs.insert(header.epoch, header.epoch_first);
             self.tail.vouched = self.tail.vouched.max(header.durable);
             seen.push(header.location);
+            // Not more than a tail can hold: the count is checked only by its header's checksum.
+            let first = header.lsn.0.saturating_sub(header.preceding_empty.min(blocks).into());
+            let empty = (first.max(self.root.lsn.0 + 1)..header.lsn.0).map(Lsn);
+            self.tail.empty.extend(empty.map(|lsn| (lsn, header.epoch)));
             let of = Previous {
                 location: header.location,
                 header_blocks: table.header_blocks,
@@ -157,6 +169,7 @@ impl Recovery {
                     let kinds = batch.table.records.iter().map(|record| record.kind);
                     changed |= kinds.into_iter().any(|kind| kind != RecordKind::Checkpoint);
                 }
+                None if vouched && self.tail.was_empty(lsn) => {}
                 _ if vouched => {
                     let why = format!("the log is damaged: batch {lsn} of {highest} is lost");
                     return Err(corrupt(&why));
