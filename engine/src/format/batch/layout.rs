@@ -1,6 +1,5 @@
 //! Fields of batch header and record, for the tables of `docs/format.md`.
 
-use super::super::segment::RawSegment;
 use super::{RawBatch, RawRecord};
 use crate::format::layout::Layout;
 
