@@ -11,6 +11,7 @@ mod apply;
 mod cache;
 mod checkpoint;
 mod cleaner;
+mod geometry;
 mod index;
 mod leaf;
 mod log;
@@ -22,7 +23,8 @@ mod status;
 mod volumes;
 mod write;
 
-pub use recovery::{Geometry, ReadRange, ReadResult, Recovery, format_store};
+pub use geometry::{Geometry, format_store};
+pub use recovery::{ReadRange, ReadResult, Recovery};
 pub use status::{Mapping, SegmentCounts, StoreStatus, VolumeStatus};
 
 use crate::buffer::{Buffer, BufferPool};

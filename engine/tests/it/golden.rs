@@ -48,7 +48,6 @@ fn checkpoint() -> Device {
     store.write(volume, 511, 2, 301);
     store.zero(volume, 120, 4, false);
     store.zero(volume, 2000, 600, true);
-    store.settle();
     store.call(Request::Checkpoint).expect("a checkpoint");
     store.settle();
     store.device

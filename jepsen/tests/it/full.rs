@@ -1,4 +1,4 @@
-//! A store that is 80 % full and overwritten at random: cleaning keeps up, nothing hangs or is lost.
+//! A store that is 80 % full, overwritten at random: cleaning keeps up, nothing hangs or is lost.
 
 use ashlar_jepsen::nbd::Connection;
 use ashlar_jepsen::random::Random;

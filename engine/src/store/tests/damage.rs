@@ -65,6 +65,39 @@ fn one_damaged_block_anywhere() {
     }
 }
 
+/// Empty batches that end a segment or close the log have no copy, and nothing to lose.
+#[test]
+fn damaged_empty_batches_lose_nothing() {
+    let mut bench = Bench::small(6);
+    let volume = bench.create("vm0", 8000);
+    for i in 0..20 {
+        let data = bench.block(100, i);
+        bench.write(volume, i * 100, data).expect("write");
+    }
+    // Both append points close after this one.
+    bench.call(Request::Checkpoint).expect("checkpoint");
+    for i in 0..20 {
+        let data = bench.block(100, 50 + i);
+        bench.write(volume, i * 100, data).expect("write");
+    }
+    bench.run();
+    let expected = bench.read(volume, 0, 250).expect("good");
+    bench.disk.crash();
+    let image = bench.disk.contents().to_vec();
+    let headers: Vec<usize> = (0..image.len() / BLOCK_SIZE_BYTES)
+        .filter(|at| image[at * BLOCK_SIZE_BYTES..].starts_with(b"ashBATCH"))
+        .collect();
+    assert!(headers.len() > 45);
+    for at in headers {
+        bench.disk.damage(Location(at as u32).offset_bytes() + 60, 1);
+        let mut damaged = Bench::open(bench.disk).unwrap_or_else(|e| panic!("header {at}: {e}"));
+        assert_eq!(damaged.read(volume, 0, 250).expect("reads"), expected, "header {at}");
+        bench = damaged;
+        bench.disk.crash();
+        bench.disk.restore(&image);
+    }
+}
+
 #[test]
 fn not_a_store_and_truncated_stores_are_named() {
     let error = |disk: Disk| Bench::open(disk).err().expect("refused").to_string();
