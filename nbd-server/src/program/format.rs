@@ -14,7 +14,11 @@ use ashlar_engine::reactor::{DeviceOptions, Reactor, ReactorOptions};
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use serde::Serialize;
 use std::fs::{File, metadata};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+
+/// How far from the start something is looked for.
+const BLANK_BYTES: u64 = 4 << 20;
 
 #[derive(Serialize)]
 struct FormatReport {
@@ -65,7 +69,6 @@ fn size_of(args: &FormatArgs) -> Result<u64> {
 }
 
 fn device_bytes(path: &Path) -> Result<u64> {
-    use std::io::{Seek, SeekFrom};
     let opened = File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0)));
     opened.map_err(|error| Failure::new(format!("cannot use {}: {error}", path.display())))
 }
@@ -93,13 +96,13 @@ async fn format(reactor: &Reactor, args: &FormatArgs, size_bytes: u64) -> Result
     Ok(())
 }
 
-/// A file that holds anything, and a device that holds a store, are not overwritten unasked.
+/// What holds anything is not overwritten unasked.
 async fn check_overwrite(
     reactor: &Reactor,
     args: &FormatArgs,
     device: &dyn ashlar_engine::reactor::BlockDevice,
 ) -> Result<()> {
-    if args.force {
+    if args.force || is_blank(&args.path) {
         return Ok(());
     }
     let is_small = device.size_bytes() < ashlar_engine::limits::STORE_MIN_BYTES;
@@ -109,6 +112,13 @@ async fn check_overwrite(
     };
     Err(Failure::new(format!("{} {what}", args.path.display()))
         .hint("--force destroys it and makes an empty store"))
+}
+
+/// Whether there are only zeroes where file systems, partition tables and stores begin.
+fn is_blank(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(BLANK_BYTES).read_to_end(&mut start));
+    read.is_ok() && start.iter().all(|byte| *byte == 0)
 }
 
 /// Empties a file, which frees its space, and gives it a new size.

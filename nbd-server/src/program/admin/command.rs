@@ -34,6 +34,11 @@ pub(crate) async fn execute(
     serving: Option<&Serving>,
     request: Request,
 ) -> Result<Value> {
+    let changes = matches!(request, Request::VolumeCreate { .. } | Request::VolumeDelete { .. });
+    if changes && serving.is_some_and(|serving| serving.read_only) {
+        let why = "the store is served read-only: restart the server without --read-only";
+        return Err(Error::new(ErrorKind::Invalid, why));
+    }
     match request {
         Request::Status {} => match serving {
             Some(serving) => Ok(to_json(status(store, serving))),

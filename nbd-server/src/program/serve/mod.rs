@@ -71,6 +71,10 @@ async fn serve(reactor: &Reactor, args: &ServeArgs, path: &Path, signals: Signal
     if cut > 0 {
         tracing::warn!(cut, "clients did not take their replies in time");
     }
+    // Nothing was taken that would have to become durable, and nothing may be written.
+    if args.read_only {
+        return Ok(());
+    }
     store.close().await.map_err(Failure::from)
 }
 
