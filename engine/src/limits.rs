@@ -10,8 +10,9 @@ pub const ATOMIC_WRITE_MAX_BYTES: usize = 1 << 20;
 /// Blocks of the largest request: an atomic write that starts and ends inside a block.
 pub const REQUEST_BLOCKS_MAX: u32 = (ATOMIC_WRITE_MAX_BYTES / BLOCK_SIZE_BYTES) as u32 + 1;
 
-/// Payload blocks of one batch.
-pub const BATCH_BLOCKS_MAX: u32 = 512;
+/// Payload blocks of one batch: with its header it fits into 2 MiB, which one read of the cleaner
+/// covers.
+pub const BATCH_BLOCKS_MAX: u32 = 504;
 /// Records of one batch.
 pub const BATCH_RECORDS_MAX: u32 = 128;
 /// Header blocks of one batch: its own table and the copy of its predecessor's.
@@ -42,6 +43,7 @@ pub const VOLUME_NAME_MAX_BYTES: usize = 128;
 pub const QUEUED_MAX_BYTES: usize = 64 << 20;
 
 const _: () = assert!(BATCH_BLOCKS_MAX >= REQUEST_BLOCKS_MAX);
+const _: () = assert!(BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX <= 512);
 const _: () = assert!(SEGMENT_BLOCKS_MIN > BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX + 1);
 const _: () = assert!(
     SEGMENTS_START_BLOCK as u64 + SEGMENT_BLOCKS_MIN as u64 * SEGMENTS_MIN as u64

@@ -233,6 +233,9 @@ impl LocalStore {
     /// `Failed` if the store has failed.
     pub async fn close(&self) -> Result<()> {
         self.inner.closed.set(true);
+        if self.inner.store.borrow().is_read_only() {
+            return Ok(());
+        }
         let clean = match self.submit(Request::Barrier).await {
             Ok(_) => self.submit(Request::Checkpoint).await.map(drop),
             Err(error) => Err(error),

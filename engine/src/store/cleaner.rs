@@ -19,12 +19,15 @@ use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentId, Segme
 use std::collections::VecDeque;
 use std::io;
 
-/// Blocks of one read of a victim.
-const READ_BLOCKS: u32 = 256;
-/// Blocks of the largest batch with its header.
-const BATCH_MAX_BLOCKS: u32 = BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX;
+/// Blocks of one read of a victim: no batch is longer.
+const READ_BLOCKS: u32 = 512;
+const _: () = assert!(READ_BLOCKS >= BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX);
 /// Blocks of a cold batch: small, so that it does not hold up a hot one that waits behind it.
-const COLD_BATCH_BLOCKS: u32 = 64;
+const COLD_BATCH_BLOCKS: u32 = 128;
+/// Live blocks that may be queued before the victim is read on: reading and writing overlap.
+const QUEUE_BLOCKS: u32 = 1024;
+/// Blocks of one relocation record.
+const RUN_BLOCKS: u32 = 64;
 
 /// A segment is cleaned only if more than this part of it is gained: more than a freshly packed one
 /// wastes on headers and at its end, less than the part of a full store that is dead.
@@ -64,7 +67,7 @@ impl Cleaner {
 
 /// Fewer segments than this free or about to be, and cleaning begins.
 pub(super) fn low_water(segments: &Segments) -> usize {
-    reserved_segments(segments) + 2 + segments.count() as usize / 128
+    reserved_segments(segments) + 4 + segments.count() as usize / 64
 }
 
 /// The best victim with fewer than `live_max` live blocks: most space gained, for longest, for the
@@ -73,7 +76,8 @@ pub(super) fn choose(segments: &Segments, now: Lsn, live_max: u32) -> Option<Seg
     let score = |segment: &Segment| {
         let used = f64::from(segment.live) / f64::from(segments.segment_blocks());
         let age = now.0.saturating_sub(segment.sealed.0) as f64 + 1.0;
-        (1.0 - used) * age / (1.0 + used)
+        // Ages differ by orders of magnitude: in full they would outweigh what is gained.
+        (1.0 - used) * age.sqrt().sqrt() / (1.0 + used)
     };
     segments
         .iter()
@@ -134,7 +138,7 @@ impl Store {
     /// the faster the less space is left.
     fn may_read(&mut self) -> bool {
         let Some(victim) = &self.cleaner.victim else { return false };
-        if victim.reading || victim.walked || self.cleaner.queue_blocks > COLD_BATCH_BLOCKS {
+        if victim.reading || victim.walked || self.cleaner.queue_blocks > QUEUE_BLOCKS {
             return false;
         }
         let written = self.counters.user_blocks_written;
@@ -155,7 +159,7 @@ impl Store {
     fn read_victim(&mut self) {
         let Some(victim) = &mut self.cleaner.victim else { return };
         let left = victim.end.0 - victim.next.0;
-        let blocks = left.min(READ_BLOCKS.max(BATCH_MAX_BLOCKS));
+        let blocks = left.min(READ_BLOCKS);
         victim.reading = true;
         let (id, offset_bytes) = (victim.id, victim.next.offset_bytes());
         self.segments.get_mut(id).pins += 1;
@@ -229,7 +233,7 @@ impl Store {
     /// How many blocks of a record, from block `from` on, the index still finds in this batch.
     fn live_run(&self, table: &BatchTable, record: &Record, base: u32, from: u32) -> u32 {
         let mut at = from;
-        while at < record.count && at - from < COLD_BATCH_BLOCKS {
+        while at < record.count && at - from < RUN_BLOCKS {
             let place = table.payload_location().offset(base + at);
             let stretch = self.index.lookup(record.volume, record.first.offset(at.into()));
             match stretch.place {
@@ -237,7 +241,7 @@ impl Store {
                 _ => break,
             }
         }
-        (at - from).min(COLD_BATCH_BLOCKS)
+        (at - from).min(RUN_BLOCKS)
     }
 
     fn queue_run(

@@ -202,6 +202,9 @@ impl Store {
         let taken = match request {
             Request::Read { volume, first, count } => self.read(token, volume, first, count),
             _ if self.failed.is_some() => Err(self.failure()),
+            _ if self.read_only => {
+                Err(Error::new(ErrorKind::Invalid, "the store is open for reading only"))
+            }
             Request::Write { volume, first, data } => self.write(token, volume, first, data),
             Request::Zero { volume, first, count, reserve } => {
                 self.zero(token, volume, first, count, reserve)
@@ -294,6 +297,12 @@ impl Store {
     #[must_use]
     pub fn failed(&self) -> Option<&Error> {
         self.failed.as_ref()
+    }
+
+    /// Whether it was opened to write nothing.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Whether every write taken so far is durable and nothing is under way.

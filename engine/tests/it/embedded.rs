@@ -128,6 +128,24 @@ fn blocking_callers_on_many_threads() {
     assert_eq!(other.status().expect_err("closed").kind(), ErrorKind::Closed);
 }
 
+#[test]
+fn read_only_stores_refuse_and_close() {
+    let scratch = Scratch::new();
+    let options = StoreOptions::new(scratch.file("store")).create(STORE);
+    let store = blocking::Store::open(options).expect("opens");
+    let volume = store.create_volume("vm0", 1 << 20).expect("creates");
+    volume.write(5, &[6; 7]).expect("writes");
+    store.close().expect("closes");
+    let options = StoreOptions::new(scratch.file("store")).read_only();
+    let store = blocking::Store::open(options).expect("opens");
+    let volume = store.volume("vm0").expect("there");
+    assert_eq!(volume.read(5, 7).expect("reads"), [6; 7]);
+    assert_eq!(volume.write(0, &[1]).expect_err("refused").kind(), ErrorKind::Invalid);
+    assert_eq!(volume.trim(0, 8192).expect_err("refused").kind(), ErrorKind::Invalid);
+    assert!(store.create_volume("vm1", 512).is_err() && store.delete_volume("vm0").is_err());
+    store.close().expect("closes");
+}
+
 /// Futures polled by hand, without any runtime, and dropped stores.
 #[test]
 fn stores_close_when_the_last_handle_is_dropped() {

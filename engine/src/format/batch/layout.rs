@@ -23,7 +23,7 @@ fn batch() -> Layout {
         epoch: "which opening of the store wrote it",
         epoch_first: "first batch of that epoch",
         records: "records in the table, at most 128",
-        payload_blocks: "payload blocks and checksums in the table, at most 512",
+        payload_blocks: "payload blocks and checksums in the table, at most 504",
         previous_location: "block number of the previous batch of this segment; 0: there is none",
         previous_checksum: "the checksum that the previous batch's header carries",
         previous_lsn: "number of the previous batch",
