@@ -133,14 +133,14 @@ proptest! {
         let area = encoded(&header(0, [5, 4, 1, 1]), &table, copy.as_ref());
         let blocks = (area.len() / BLOCK_SIZE_BYTES) as u32;
         let wanted =
-            if keep < 112 { DecodeError::NotHere } else { DecodeError::Short { blocks } };
+            if keep < 120 { DecodeError::NotHere } else { DecodeError::Short { blocks } };
         prop_assert_eq!(decoded(&area[..keep]), Err(wanted));
     }
 
     #[test]
     fn batch_with_forged_numbers_is_bounded(
         table in table(), copy in copy(), forged in vec((12usize..4096, any::<u8>()), 1..20),
-        head in vec((12usize..112, any::<u8>()), 0..6),
+        head in vec((12usize..120, any::<u8>()), 0..6),
     ) {
         let mut area = encoded(&header(0, [5, 4, 1, 1]), &table, copy.as_ref());
         for (at, value) in forged.into_iter().chain(head) {

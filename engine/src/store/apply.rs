@@ -95,7 +95,9 @@ impl Store {
         }
         drop(payload);
         self.apply(&Installed { sequence: batch.sequence, payload: batch.payload, table: &table });
-        self.segments.get_mut(batch.segment).writes -= 1;
+        let segment = self.segments.get_mut(batch.segment);
+        segment.writes -= 1;
+        segment.last = batch.lsn;
         self.segments.settle(batch.segment);
         for token in batch.waiters {
             let outcome = match self.creating.iter().position(|(waiting, _)| *waiting == token) {

@@ -360,7 +360,7 @@ impl Store {
         for (location, blocks) in freed {
             self.segments.free_blocks(location, blocks);
         }
-        self.segments.release(run.root.replay_from);
+        self.segments.release(lsn);
         self.checkpointer.last_blocks = run.started_blocks;
         self.checkpointer.last_lsn = lsn;
         self.counters.checkpoints += 1;

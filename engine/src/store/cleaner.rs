@@ -23,7 +23,13 @@ use std::io;
 const READ_BLOCKS: u32 = 512;
 const _: () = assert!(READ_BLOCKS >= BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX);
 /// Blocks of a cold batch: small, so that it does not hold up a hot one that waits behind it.
-const COLD_BATCH_BLOCKS: u32 = 128;
+const COLD_BATCH_BLOCKS_MAX: u32 = 128;
+/// ... and at most this part of a segment: what does not fit at a segment's end is wasted, and must
+/// stay below what cleaning gains.
+const COLD_BATCH_PART: u32 = 16;
+const _: () = assert!(GAIN_PART + 2 < COLD_BATCH_PART);
+/// Blocks of a cold batch's header, and of the batches that may have to end its segment.
+const COLD_SLACK_BLOCKS: u32 = 3 * BATCH_HEADER_BLOCKS_MAX;
 /// Live blocks that may be queued before the victim is read on: reading and writing overlap.
 const QUEUE_BLOCKS: u32 = 1024;
 /// Blocks of one relocation record.
@@ -55,6 +61,8 @@ pub(super) struct Cleaner {
     queue_blocks: u32,
     /// Blocks it may still move before the foreground has to write more.
     budget: i64,
+    /// A victim was left with pieces of a checkpoint in it.
+    left_pieces: bool,
     seen_user_blocks: u64,
 }
 
@@ -110,7 +118,13 @@ impl Store {
         // Nobody waits and nobody writes: only what clearly pays, or it would copy for ever.
         let part = if needed { GAIN_PART } else { IDLE_GAIN_PART };
         let live_max = self.segments.segment_blocks() / part * (part - 1);
-        let Some(id) = choose(&self.segments, self.log.durable(), live_max) else { return };
+        let Some(id) = choose(&self.segments, self.log.durable(), live_max) else {
+            // Segments with nothing left but pieces of a checkpoint wait for the next one.
+            if needed && std::mem::take(&mut self.cleaner.left_pieces) {
+                self.checkpointer.request_if(true);
+            }
+            return;
+        };
         // A victim is begun only if all that lives in it has a place to go.
         let spare = self.segments.free().saturating_sub(checkpoint_segments(&self.segments));
         let room = u64::from(self.log.left_in_segment(Heat::Cold))
@@ -171,7 +185,7 @@ impl Store {
     pub(super) fn handle_clean(&mut self, result: io::Result<()>, buffers: Vec<Buffer>) {
         let Some(victim) = &mut self.cleaner.victim else { return };
         victim.reading = false;
-        let (id, sequence, start) = (victim.id, victim.sequence, victim.next);
+        let (id, sequence, start, end) = (victim.id, victim.sequence, victim.next, victim.end);
         self.segments.get_mut(id).pins -= 1;
         let bytes = match (result, buffers.into_iter().next()) {
             (Ok(()), Some(buffer)) => buffer,
@@ -184,6 +198,12 @@ impl Store {
         let mut at = start;
         loop {
             let offset = (at.0 - start.0) as usize * BLOCK_SIZE_BYTES;
+            if at >= end {
+                return self.end_walk();
+            }
+            if offset >= bytes.len() {
+                break;
+            }
             let table = match decode_batch(&self.seal, sequence, at, &bytes[offset..]) {
                 Ok(table) => table,
                 // The next read begins with this batch; a read is as long as any batch.
@@ -283,6 +303,14 @@ impl Store {
         self.cleaner.queue.push_back((moved, buffer));
     }
 
+    /// Whether the cleaner may take another segment: the last ones are for checkpoints, unless a
+    /// checkpoint would free nothing.
+    fn may_open_segment(&self) -> bool {
+        let free = self.segments.free();
+        let pointless = self.segments.empty() == 0 && !self.checkpointer.is_running();
+        free > checkpoint_segments(&self.segments) || (free > 0 && pointless)
+    }
+
     fn end_walk(&mut self) {
         if let Some(victim) = &mut self.cleaner.victim {
             victim.walked = true;
@@ -295,9 +323,15 @@ impl Store {
         while let Some((record, _)) = self.cleaner.queue.front() {
             let count = record.count;
             let gathered = self.log.gathered_blocks(Heat::Cold);
-            let fits = gathered + count <= COLD_BATCH_BLOCKS;
+            let most = COLD_BATCH_BLOCKS_MAX.min(self.segments.segment_blocks() / COLD_BATCH_PART);
+            let fits = gathered + count <= most;
             if !fits || !self.log.has_room(Heat::Cold, count) {
                 return;
+            }
+            if self.log.left_in_segment(Heat::Cold) < gathered + count + COLD_SLACK_BLOCKS
+                && !self.may_open_segment()
+            {
+                return self.checkpointer.request_if(true);
             }
             let Some((record, buffer)) = self.cleaner.queue.pop_front() else { return };
             self.cleaner.queue_blocks -= count;
@@ -323,6 +357,7 @@ impl Store {
         // Otherwise the next regular checkpoint is early enough.
         let short = self.segments.free() <= reserved_segments(&self.segments) + 1;
         self.checkpointer.request_if(kept > 0 && short);
+        self.cleaner.left_pieces |= kept > 0;
         self.cleaner.victim = None;
     }
 }

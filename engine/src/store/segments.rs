@@ -2,7 +2,7 @@
 //!
 //! Invariants: `live` counts the blocks something still points to (index, checkpoint); a segment is
 //! reused only when nothing points into it, no read is under way in it, and recovery needs none of
-//! its batches: it is older than what the durable checkpoint says to replay. Places in it that the
+//! its batches: the durable checkpoint describes the last of them. Places in it that the
 //! checkpoint still names do no harm: what moved or ended them is in the log that is replayed.
 //! Must never know: I/O, what the blocks mean.
 
@@ -37,6 +37,8 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Batches written but not installed yet.
     pub(crate) writes: u32,
+    /// Its last batch that was installed.
+    pub(crate) last: Lsn,
     /// When it was sealed, for its age.
     pub(crate) sealed: Lsn,
     /// The cleaner could not move everything out of it; it tries again after a checkpoint.
@@ -51,8 +53,8 @@ pub(crate) struct Segments {
     free: usize,
     next_unprepared: u32,
     next_sequence: SegmentSequence,
-    /// Lives from here on are replayed after a crash.
-    replay_from: SegmentSequence,
+    /// What the durable checkpoint describes: later batches are replayed after a crash.
+    checkpoint: Lsn,
 }
 
 impl Segments {
@@ -64,6 +66,7 @@ impl Segments {
             live: 0,
             pins: 0,
             writes: 0,
+            last: Lsn(0),
             sealed: Lsn(0),
             stuck: false,
         };
@@ -73,7 +76,7 @@ impl Segments {
             free: 0,
             next_unprepared: 0,
             next_sequence: SegmentSequence(1),
-            replay_from: SegmentSequence(1),
+            checkpoint: Lsn(0),
         }
     }
 
@@ -226,17 +229,17 @@ impl Segments {
     pub(crate) fn settle(&mut self, id: SegmentId) {
         let segment = self.get(id);
         if segment.state == State::Sealed && segment.live == 0 && segment.writes == 0 {
-            let old = segment.sequence < self.replay_from;
+            let old = segment.last <= self.checkpoint;
             self.set(id, if old { State::Free } else { State::Empty });
         }
     }
 
-    /// A checkpoint is durable: what it says not to replay may be reused.
-    pub(crate) fn release(&mut self, replay_from: SegmentSequence) {
-        self.replay_from = replay_from;
+    /// A checkpoint that describes `lsn` is durable: empty segments it makes unnecessary are free.
+    pub(crate) fn release(&mut self, lsn: Lsn) {
+        self.checkpoint = lsn;
         for id in (0..self.count()).map(SegmentId) {
             self.get_mut(id).stuck = false;
-            if self.get(id).state == State::Empty && self.get(id).sequence < replay_from {
+            if self.get(id).state == State::Empty && self.get(id).last <= lsn {
                 self.set(id, State::Free);
             }
         }
@@ -244,8 +247,8 @@ impl Segments {
 
     /// At start, before the tail is replayed into younger segments: what the checkpoint does not
     /// need is free.
-    pub(crate) fn release_before(&mut self, replay_from: SegmentSequence) {
-        self.replay_from = replay_from;
+    pub(crate) fn release_before(&mut self, replay_from: SegmentSequence, checkpoint: Lsn) {
+        self.checkpoint = checkpoint;
         for id in (0..self.count()).map(SegmentId) {
             if self.get(id).sequence < replay_from {
                 self.settle(id);

@@ -440,6 +440,7 @@ impl Recovery {
         }
         store.segments.set_prepared(self.root.prepared_segments);
         store.segments.set_next_sequence(self.root.next_sequence);
-        store.segments.release_before(self.root.replay_from.max(SegmentSequence(1)));
+        let replay_from = self.root.replay_from.max(SegmentSequence(1));
+        store.segments.release_before(replay_from, self.root.lsn);
     }
 }

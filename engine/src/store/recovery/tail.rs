@@ -196,6 +196,9 @@ fn install(store: &mut Store, lsn: Lsn, batch: &Found) -> Result<()> {
         return Err(corrupt(&format!("the log is damaged: batch {lsn} created a volume")));
     }
     batch.created.iter().for_each(|block| store.apply_create(block));
+    if let Some(id) = store.segments.of(batch.table.of.location) {
+        store.segments.get_mut(id).last = lsn;
+    }
     store.apply(&Installed {
         sequence: batch.sequence,
         payload: batch.payload,

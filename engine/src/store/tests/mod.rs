@@ -108,7 +108,8 @@ impl Bench {
             if let Some(at) = self.replies.iter().position(|reply| reply.token == token) {
                 return self.replies.swap_remove(at).result;
             }
-            assert!(self.step(), "request {token} is never answered");
+            let goes_on = self.step();
+            assert!(goes_on, "request {token} is never answered: {:?}", self.store.status());
         }
     }
 
