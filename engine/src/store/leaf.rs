@@ -265,6 +265,12 @@ impl Leaf {
                 let at = cut(entries, first, first + count, freed);
                 if is_run {
                     insert_run(entries, at, first, run);
+                    // A leaf that was dense had a list of up to 512 on the way here.
+                    if entries.capacity() > 4 * SPARSE_ENTRIES_FAST
+                        && entries.len() < SPARSE_ENTRIES_FAST
+                    {
+                        entries.shrink_to_fit();
+                    }
                 } else {
                     let lone = run.checksums.iter().enumerate().map(|(i, sum)| Entry {
                         first: (first + i as u32) as u16,

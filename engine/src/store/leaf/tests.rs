@@ -126,6 +126,21 @@ proptest! {
     }
 
     #[test]
+    fn sequential_overwrites_make_a_leaf_small_again(order in prop::collection::vec(0u32..512, 600)) {
+        let mut leaf = Leaf::default();
+        for (i, block) in order.into_iter().enumerate() {
+            let location = Location(10_000 + 2 * i as u32);
+            leaf.map(block, Run { location, header: location, checksums: &[7] }, &mut |_, _| {});
+        }
+        for half in 0..2 {
+            let header = Location(1000 + 300 * half);
+            let run = Run { location: header.offset(1), header, checksums: &[3; 256] };
+            leaf.map(256 * half, run, &mut |_, _| {});
+        }
+        prop_assert!(leaf.memory_bytes() < 512, "{} bytes", leaf.memory_bytes());
+    }
+
+    #[test]
     fn decoding_anything_is_safe(body in prop::collection::vec(any::<u8>(), 0..2400)) {
         let entries = body.len() / 12;
         let _ = Leaf::decode(LeafForm::Sparse(entries as u16), &body[..entries * 12]);
