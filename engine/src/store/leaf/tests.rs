@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn sequential_overwrites_make_a_leaf_small_again(order in prop::collection::vec(0u32..512, 600)) {
+    fn sequential_overwrites_shrink_a_leaf(order in prop::collection::vec(0u32..512, 600)) {
         let mut leaf = Leaf::default();
         for (i, block) in order.into_iter().enumerate() {
             let location = Location(10_000 + 2 * i as u32);
