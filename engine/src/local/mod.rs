@@ -439,13 +439,6 @@ async fn drive(inner: Rc<Inner>) {
     .await
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // The device finishes what it was given; nothing new starts.
-        self.closed.set(true);
-    }
-}
-
 impl LocalStore {
     /// A volume that was found before; if it was deleted since, every call on it fails.
     pub(crate) fn volume_by_id(&self, id: VolumeId, size_bytes: u64) -> LocalVolume {
