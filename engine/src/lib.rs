@@ -22,6 +22,9 @@
 //! cut. Underneath, [`store`] is the log-structured store without I/O, [`format`](mod@format) its
 //! bytes, [`reactor`] the thread with its ring, and [`local`] a store on a reactor of one's own.
 
+#[macro_use]
+pub mod marks;
+
 pub mod buffer;
 mod embedded;
 mod error;

@@ -10,7 +10,7 @@
 #[cfg(test)]
 pub(super) mod layout;
 
-use super::{FORMAT_VERSION, Seal};
+use super::{LAYOUT_VERSION, Seal};
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentSequence, VolumeId};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -299,7 +299,7 @@ pub fn encode_batch(
     let mut raw = RawBatch {
         magic: BATCH_MAGIC,
         checksum: 0.into(),
-        version: (FORMAT_VERSION as u16).into(),
+        version: (LAYOUT_VERSION as u16).into(),
         header_blocks: (blocks as u16).into(),
         device: seal.device().0,
         sequence: header.sequence.0.into(),
@@ -429,7 +429,7 @@ fn decode_checked(
         || raw.payload_blocks.get() > BATCH_BLOCKS_MAX
         || raw.previous_payload_blocks.get() > BATCH_BLOCKS_MAX
         || u32::from(raw.previous_header_blocks.get()) > BATCH_HEADER_BLOCKS_MAX;
-    if too_many || u32::from(raw.version.get()) != FORMAT_VERSION {
+    if too_many || u32::from(raw.version.get()) != LAYOUT_VERSION {
         return Err(DecodeError::Inconsistent);
     }
     let mut at = HEADER_BYTES;

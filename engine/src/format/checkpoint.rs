@@ -9,7 +9,7 @@
 #[cfg(test)]
 pub(super) mod layout;
 
-use super::{FORMAT_VERSION, checksum};
+use super::{LAYOUT_VERSION, checksum};
 use crate::limits::{VOLUME_MAX_BYTES, VOLUME_NAME_MAX_BYTES, VOLUMES_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence, VolumeId};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -179,7 +179,7 @@ impl ChunkWriter {
         };
         self.bytes[..size_of::<RawChunk>()].copy_from_slice(raw.as_bytes());
         self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK_SIZE_BYTES), 0);
-        let sum = checksum(FORMAT_VERSION, &self.bytes);
+        let sum = checksum(LAYOUT_VERSION, &self.bytes);
         (self.bytes, sum)
     }
 }
@@ -194,7 +194,7 @@ pub struct ChunkReader<'a> {
 /// Checks a chunk's bytes against its reference and opens it; `None` if it is damaged.
 #[must_use]
 pub fn decode_chunk<'a>(bytes: &'a [u8], reference: &ChunkRef) -> Option<ChunkReader<'a>> {
-    if checksum(FORMAT_VERSION, bytes) != reference.checksum {
+    if checksum(LAYOUT_VERSION, bytes) != reference.checksum {
         return None;
     }
     let (raw, _) = RawChunk::ref_from_prefix(bytes).ok()?;
@@ -332,7 +332,7 @@ impl RootVolume {
 pub fn encode_root(root: &Root) -> (Vec<u8>, u32) {
     let raw = RawRoot {
         magic: ROOT_MAGIC,
-        version: FORMAT_VERSION.into(),
+        version: LAYOUT_VERSION.into(),
         volumes: (root.volumes.len() as u32).into(),
         chunks: (root.chunks.len() as u32).into(),
         prepared_segments: root.prepared_segments.into(),
@@ -356,19 +356,19 @@ pub fn encode_root(root: &Root) -> (Vec<u8>, u32) {
         bytes.extend_from_slice(raw.as_bytes());
     }
     bytes.resize(bytes.len().next_multiple_of(BLOCK_SIZE_BYTES), 0);
-    let sum = checksum(FORMAT_VERSION, &bytes);
+    let sum = checksum(LAYOUT_VERSION, &bytes);
     (bytes, sum)
 }
 
 /// Decodes a root whose checksum must be `expected`; `None` if it is damaged.
 #[must_use]
 pub fn decode_root(bytes: &[u8], expected: u32) -> Option<Root> {
-    if checksum(FORMAT_VERSION, bytes) != expected {
+    if checksum(LAYOUT_VERSION, bytes) != expected {
         return None;
     }
     let (raw, mut rest) = RawRoot::ref_from_prefix(bytes).ok()?;
     let volumes = raw.volumes.get() as usize;
-    if raw.magic != ROOT_MAGIC || raw.version.get() != FORMAT_VERSION || volumes > VOLUMES_MAX {
+    if raw.magic != ROOT_MAGIC || raw.version.get() != LAYOUT_VERSION || volumes > VOLUMES_MAX {
         return None;
     }
     let mut root = Root {

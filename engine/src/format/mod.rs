@@ -28,9 +28,15 @@ pub use segment::{SEGMENT_MAGIC, SegmentHeader};
 pub use superblock::{SUPERBLOCK_LOCATIONS, Superblock, SuperblockError};
 
 use crate::units::{BlockIndex, Location, SegmentSequence, VolumeId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Format version this code writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Format version of new stores.
+pub const FORMAT_VERSION: u32 = 2;
+/// Oldest version that this code reads and goes on writing. Version 1 proves blocks by a CRC-32.
+pub const FORMAT_VERSION_OLDEST: u32 = 1;
+/// Version that segment headers, batches and checkpoints carry: their layout, the same in every
+/// format version so far.
+const LAYOUT_VERSION: u32 = 1;
 
 /// Identity of a formatted device; random, chosen at format time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,16 +73,17 @@ pub struct BlockIdentity {
 #[derive(Clone, Copy, Debug)]
 pub struct Seal {
     device: DeviceId,
+    version: u32,
     salt: u64,
 }
 
 impl Seal {
-    /// The seal of `device`.
+    /// The seal of a store of this format version on `device`.
     #[must_use]
-    pub fn new(device: DeviceId) -> Seal {
+    pub fn new(device: DeviceId, version: u32) -> Seal {
         let (low, high) = device.0.split_at(8);
         let word = |half: &[u8]| u64::from_le_bytes(half.try_into().expect("invariant: 8 bytes"));
-        Seal { device, salt: mix(word(low)) ^ mix(word(high).rotate_left(32)) }
+        Seal { device, version, salt: mix(word(low)) ^ mix(word(high).rotate_left(32)) }
     }
 
     /// The device it was made for.
@@ -85,13 +92,20 @@ impl Seal {
         self.device
     }
 
-    /// CRC-32 (IEEE) of a block, seeded with the identity the block must have.
+    /// XXH3 of a block, seeded with the identity the block must have; the low 32 bits.
+    ///
+    /// Not a CRC: a CRC is linear, so it is the same for all bytes that end in their own CRC, and
+    /// clients store such sectors and pages. Another block's bytes, or a torn mix, would pass.
+    /// Stores of version 1 have a CRC-32 here all the same.
     #[must_use]
     pub fn block_checksum(&self, identity: BlockIdentity, bytes: &[u8]) -> u32 {
         let place = mix(self.salt ^ identity.sequence.0).wrapping_add(identity.location.0.into());
         let owner = mix(place).wrapping_add(u64::from(identity.volume.0));
         let seed = mix(mix(owner).wrapping_add(identity.block.0));
-        checksum(seed as u32, bytes)
+        if self.version == 1 {
+            return checksum(seed as u32, bytes);
+        }
+        xxh3_64_with_seed(bytes, seed) as u32
     }
 
     /// CRC-32 (IEEE) of a structure, seeded with where it must be.

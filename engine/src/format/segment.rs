@@ -6,7 +6,7 @@
 #[cfg(test)]
 pub(super) mod layout;
 
-use super::{DecodeError, FLAG_COLD, FORMAT_VERSION, Seal};
+use super::{DecodeError, FLAG_COLD, LAYOUT_VERSION, Seal};
 use crate::units::{BLOCK_SIZE_BYTES, Location, SegmentSequence};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -48,7 +48,7 @@ impl SegmentHeader {
         let mut raw = RawSegment {
             magic: SEGMENT_MAGIC,
             checksum: 0.into(),
-            version: FORMAT_VERSION.into(),
+            version: LAYOUT_VERSION.into(),
             device: seal.device().0,
             sequence: self.sequence.0.into(),
             location: self.location.0.into(),

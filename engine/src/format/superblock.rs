@@ -7,7 +7,7 @@
 #[cfg(test)]
 pub(super) mod layout;
 
-use super::{DeviceId, FORMAT_VERSION, checksum};
+use super::{DeviceId, FORMAT_VERSION, FORMAT_VERSION_OLDEST, checksum};
 use crate::limits::{
     SEGMENT_BLOCKS_MAX, SEGMENT_BLOCKS_MIN, SEGMENTS_MIN, SEGMENTS_START_BLOCK, STORE_MAX_BYTES,
 };
@@ -46,6 +46,8 @@ const CHECKED_FROM: usize = 16;
 /// Decoded superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superblock {
+    /// The format of everything on the device: a store keeps the version it was made with.
+    pub version: u32,
     /// Identity of the device.
     pub device: DeviceId,
     /// Grows by one with every checkpoint.
@@ -109,7 +111,7 @@ impl Superblock {
     pub fn encode(&self, copy: u32) -> [u8; BLOCK_SIZE_BYTES] {
         let mut raw = Raw {
             magic: MAGIC,
-            version: FORMAT_VERSION.into(),
+            version: self.version.into(),
             checksum: 0.into(),
             device: self.device.0,
             generation: self.generation.into(),
@@ -125,7 +127,7 @@ impl Superblock {
         };
         let mut block = [0; BLOCK_SIZE_BYTES];
         block[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
-        raw.checksum = checksum(FORMAT_VERSION, &block[CHECKED_FROM..]).into();
+        raw.checksum = checksum(self.version, &block[CHECKED_FROM..]).into();
         block[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
         block
     }
@@ -149,6 +151,7 @@ impl Superblock {
             return Err(SuperblockError::Checksum);
         }
         let superblock = Superblock {
+            version: raw.version.get(),
             device: DeviceId(raw.device),
             generation: raw.generation.get(),
             segment_blocks: raw.segment_blocks.get(),
@@ -169,7 +172,8 @@ impl Superblock {
     fn is_consistent(&self) -> bool {
         let last_copy = self.root_location.0.max(self.root_mirror.0);
         let root_end = u64::from(last_copy) + u64::from(self.root_blocks);
-        (SEGMENT_BLOCKS_MIN..=SEGMENT_BLOCKS_MAX).contains(&self.segment_blocks)
+        self.version >= FORMAT_VERSION_OLDEST
+            && (SEGMENT_BLOCKS_MIN..=SEGMENT_BLOCKS_MAX).contains(&self.segment_blocks)
             && self.segments >= SEGMENTS_MIN
             && self.device_blocks() <= STORE_MAX_BYTES / BLOCK_SIZE_BYTES as u64
             && root_end <= self.device_blocks()
@@ -187,6 +191,7 @@ mod tests {
 
     fn sample() -> Superblock {
         Superblock {
+            version: FORMAT_VERSION,
             device: DeviceId([7; 16]),
             generation: 3,
             segment_blocks: 1024,
@@ -209,10 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn newer_version_is_named() {
-        let mut block = sample().encode(0);
-        block[8] = 9;
-        assert_eq!(Superblock::decode(&block, 0), Err(SuperblockError::Version { found: 9 }));
+    fn newer_version_is_named_and_older_ones_are_kept() {
+        let of = |version| Superblock { version, ..sample() };
+        let decoded = |version| Superblock::decode(&of(version).encode(0), 0);
+        let newer = FORMAT_VERSION + 1;
+        assert_eq!(decoded(newer), Err(SuperblockError::Version { found: newer }));
+        for version in FORMAT_VERSION_OLDEST..=FORMAT_VERSION {
+            assert_eq!(decoded(version), Ok(of(version)));
+        }
+        assert_eq!(decoded(0), Err(SuperblockError::Inconsistent));
     }
 
     proptest! {

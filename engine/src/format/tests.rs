@@ -2,6 +2,8 @@
 //! Method: random structures round trip; one changed bit anywhere; arbitrary bytes, also with the
 //! checksum made right, so that the checks behind it are reached.
 
+mod forged;
+
 use super::*;
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Lsn};
@@ -12,7 +14,7 @@ const SEQUENCE: SegmentSequence = SegmentSequence(9);
 const PLACE: Location = Location(777);
 
 fn seal() -> Seal {
-    Seal::new(DeviceId([3; 16]))
+    Seal::new(DeviceId([3; 16]), FORMAT_VERSION)
 }
 
 fn kind() -> impl Strategy<Value = RecordKind> {
@@ -122,7 +124,7 @@ proptest! {
         prop_assert_eq!(decode_batch(&seal(), SEQUENCE, PLACE.offset(by), &area), refused.clone());
         let later = SegmentSequence(SEQUENCE.0 + u64::from(by));
         prop_assert_eq!(decode_batch(&seal(), later, PLACE, &area), refused.clone());
-        let other = Seal::new(DeviceId([by as u8; 16]));
+        let other = Seal::new(DeviceId([by as u8; 16]), FORMAT_VERSION);
         if by != 3 {
             prop_assert_eq!(decode_batch(&other, SEQUENCE, PLACE, &area), refused);
         }
@@ -176,7 +178,7 @@ proptest! {
         prop_assert!(peek_sequence(&seal(), PLACE, &bytes).is_none());
         prop_assert!(SegmentHeader::decode(&seal(), PLACE, &bytes).is_err());
         prop_assert!(Superblock::decode(&bytes, 0).is_err());
-        let sum = checksum(FORMAT_VERSION, &bytes);
+        let sum = checksum(LAYOUT_VERSION, &bytes);
         prop_assert!(decode_root(&bytes, sum).is_none());
         let reference = ChunkRef { checksum: sum, ..reference() };
         prop_assert!(decode_chunk(&bytes, &reference).is_none());
@@ -284,7 +286,7 @@ proptest! {
             bytes[at] = value;
         }
         head.into_iter().for_each(|(at, value)| bytes[at] = value);
-        let reference = ChunkRef { checksum: checksum(FORMAT_VERSION, &bytes), ..reference };
+        let reference = ChunkRef { checksum: checksum(LAYOUT_VERSION, &bytes), ..reference };
         if let Some(reader) = decode_chunk(&bytes, &reference) {
             let used: usize = reader.map(|image| image.body.len() + 12).sum();
             prop_assert!(used <= bytes.len());
@@ -314,8 +316,35 @@ proptest! {
             bytes[at] = value;
         }
         head.into_iter().for_each(|(at, value)| bytes[at] = value);
-        if let Some(found) = decode_root(&bytes, checksum(FORMAT_VERSION, &bytes)) {
+        if let Some(found) = decode_root(&bytes, checksum(LAYOUT_VERSION, &bytes)) {
             prop_assert!(found.volumes.len() * 152 + found.chunks.len() * 24 <= bytes.len());
         }
+    }
+}
+
+/// A CRC over bytes that end in their own CRC does not depend on them.
+#[test]
+fn data_that_carries_its_own_crc_is_told_apart() {
+    let identity = BlockIdentity {
+        sequence: SEQUENCE,
+        location: PLACE,
+        volume: VolumeId(1),
+        block: BlockIndex(2),
+    };
+    for unit in [512, BLOCK_SIZE_BYTES] {
+        let block = |fill: u8| {
+            let mut bytes = vec![fill; BLOCK_SIZE_BYTES];
+            for part in bytes.chunks_exact_mut(unit) {
+                let (data, sum) = part.split_at_mut(unit - 4);
+                sum.copy_from_slice(&crc32fast::hash(data).to_le_bytes());
+            }
+            bytes
+        };
+        let (old, new) = (block(1), block(2));
+        assert_eq!(checksum(7, &old), checksum(7, &new), "why this is not a CRC");
+        let sums = [&old, &new].map(|bytes| seal().block_checksum(identity, bytes));
+        assert_ne!(sums[0], sums[1]);
+        let torn = [&new[..2048], &old[2048..]].concat();
+        assert!(!sums.contains(&seal().block_checksum(identity, &torn)));
     }
 }

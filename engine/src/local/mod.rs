@@ -5,6 +5,7 @@
 //! Must never know: record layouts, the NBD protocol.
 
 mod partial;
+mod recover;
 mod volume;
 
 pub use volume::{Extent, LocalVolume};
@@ -17,6 +18,7 @@ use crate::store::{
 };
 use crate::units::{Nanos, VolumeId};
 use partial::Locks;
+use recover::read_wave;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -219,6 +221,12 @@ impl LocalStore {
         self.inner.store.borrow().audit()
     }
 
+    /// What is mapped where, as one number: the same bytes on the device give the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.inner.store.borrow().fingerprint()
+    }
+
     /// Writes a checkpoint: the next start replays nothing before it.
     ///
     /// # Errors
@@ -312,23 +320,6 @@ impl LocalStore {
         inner.wake_driver();
         Call { inner: Rc::clone(inner), slot }
     }
-}
-
-async fn read_wave(
-    reactor: &Reactor,
-    device: &dyn BlockDevice,
-    recovery: &mut Recovery,
-) -> Vec<std::io::Result<crate::buffer::Buffer>> {
-    let reads = recovery.poll_wave().into_iter().map(|read| DeviceOp::Read {
-        offset_bytes: read.offset_bytes,
-        buffer: reactor.pool().allocate(read.bytes),
-    });
-    let done = carry_out(device, reads.collect()).await;
-    let bytes = |mut done: DeviceCompletion| {
-        let missing = || std::io::Error::other("the device kept the buffer");
-        done.result.and_then(|()| done.buffers.pop().ok_or_else(missing))
-    };
-    done.into_iter().map(bytes).collect()
 }
 
 /// An answer that is on its way.

@@ -13,6 +13,7 @@ mod open;
 mod random;
 mod remote;
 mod ring;
+pub mod sim;
 mod slab;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,8 @@ pub(super) struct OpenedFile {
     pub(super) read_only: bool,
     /// A block device, not a file.
     pub(super) is_block_device: bool,
+    /// An operation handed to the kernel may hold up whoever hands it over.
+    pub(super) may_block: bool,
 }
 
 /// Opens, locks and measures.
@@ -79,7 +81,20 @@ fn open_inner(path: &Path, options: &DeviceOptions) -> Result<OpenedFile> {
         return Err(Error::new(ErrorKind::Device, message));
     }
     let is_block_device = kind == FileType::BlockDevice;
-    Ok(OpenedFile { file, size_bytes, read_only: options.read_only, is_block_device })
+    let may_block = !is_block_device && !starts_without_waiting(&file)?;
+    Ok(OpenedFile { file, size_bytes, read_only: options.read_only, is_block_device, may_block })
+}
+
+/// Whether the file system is known to refuse, rather than to wait for a lock or for memory, when
+/// it is asked not to wait (`IOCB_NOWAIT`). FUSE, for one, takes the inode's lock regardless, and
+/// holds it while a sync is under way.
+fn starts_without_waiting(file: &OwnedFd) -> Result<bool> {
+    const EXT: i64 = 0xef53;
+    const XFS: i64 = 0x5846_5342;
+    const BTRFS: i64 = 0x9123_683e;
+    const TMPFS: i64 = 0x0102_1994;
+    let kind = rustix::fs::fstatfs(file).map_err(refusal)?.f_type;
+    Ok([EXT, XFS, BTRFS, TMPFS].contains(&kind))
 }
 
 fn is_block_device(path: &Path) -> bool {

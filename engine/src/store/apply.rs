@@ -205,6 +205,7 @@ impl Store {
                     ledger.freed(location, count);
                 });
             } else if stretch.place.is_some() {
+                sometimes!("cleaner: a block died while it was moved");
                 count = 1;
             }
             at += count;

@@ -97,6 +97,7 @@ impl Checkpointer {
     pub(super) fn fail(&mut self) -> Vec<u64> {
         let mut tokens = std::mem::take(&mut self.tokens);
         if let Some(run) = self.run.take() {
+            sometimes!("checkpoint: cut short by a failure");
             tokens.extend(run.tokens);
         }
         tokens
@@ -363,6 +364,7 @@ impl Store {
         self.segments.release(lsn);
         self.checkpointer.last_blocks = run.started_blocks;
         self.checkpointer.last_lsn = lsn;
+        sometimes!("checkpoint: completed");
         self.counters.checkpoints += 1;
         for token in run.tokens {
             self.reply(token, Ok(Outcome::Done));

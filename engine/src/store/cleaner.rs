@@ -132,6 +132,7 @@ impl Store {
         if u64::from(self.segments.get(id).live) * 9 / 8 > room {
             return self.checkpointer.request_if(self.segments.empty() > 0);
         }
+        sometimes!("cleaner: a victim was chosen");
         let start = self.segments.start(id);
         let end = start.offset(self.segments.segment_blocks());
         let chunks: Vec<_> = self
@@ -187,9 +188,13 @@ impl Store {
         victim.reading = false;
         let (id, sequence, start, end) = (victim.id, victim.sequence, victim.next, victim.end);
         self.segments.get_mut(id).pins -= 1;
+        if self.failed.is_some() {
+            return; // What would be gathered now never leaves, and a close would wait for it.
+        }
         let bytes = match (result, buffers.into_iter().next()) {
             (Ok(()), Some(buffer)) => buffer,
             _ => {
+                sometimes!("cleaner: a victim could not be read");
                 self.counters.read_errors += 1;
                 self.end_walk();
                 return;
@@ -208,7 +213,11 @@ impl Store {
                 Ok(table) => table,
                 // The next read begins with this batch; a read is as long as any batch.
                 Err(DecodeError::Short { .. }) if at != start => break,
-                Err(_) => return self.end_walk(),
+                // A damaged header keeps its own batch here, not those behind it.
+                Err(_) => {
+                    at = at.offset(1);
+                    continue;
+                }
             };
             let after = (table.end().0 - start.0) as usize * BLOCK_SIZE_BYTES;
             if after > bytes.len() {
@@ -336,6 +345,7 @@ impl Store {
             let Some((record, buffer)) = self.cleaner.queue.pop_front() else { return };
             self.cleaner.queue_blocks -= count;
             self.cleaner.budget -= i64::from(count);
+            sometimes!("cleaner: blocks were moved");
             self.counters.relocated_blocks += u64::from(count);
             self.log.push(Heat::Cold, record, Some(buffer), None);
         }

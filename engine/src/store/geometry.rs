@@ -4,7 +4,7 @@
 
 use crate::buffer::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{DeviceId, SUPERBLOCK_LOCATIONS, Superblock};
+use crate::format::{DeviceId, FORMAT_VERSION, SUPERBLOCK_LOCATIONS, Superblock};
 use crate::limits::{
     SEGMENT_BLOCKS_MAX, SEGMENT_BLOCKS_MIN, SEGMENTS_MIN, SEGMENTS_START_BLOCK, STORE_MAX_BYTES,
     STORE_MIN_BYTES,
@@ -46,6 +46,7 @@ impl Geometry {
 #[must_use]
 pub fn format_store(pool: &BufferPool, device: DeviceId, geometry: Geometry) -> Vec<DeviceOp> {
     let superblock = Superblock {
+        version: FORMAT_VERSION,
         device,
         generation: 1,
         segment_blocks: geometry.segment_blocks,

@@ -102,6 +102,13 @@ impl Index {
         slot.and_then(|slot| slot.leaf.as_ref()).map_or(hole, |leaf| leaf.lookup(within))
     }
 
+    /// Fetches what [`Index::lookup`] of this block will look at. The result means nothing.
+    pub(crate) fn fetch(&self, volume: VolumeId, block: BlockIndex) -> u32 {
+        let (leaf, within) = split(block);
+        let slot = self.volumes.get(&volume).and_then(|map| map.slot(leaf));
+        slot.and_then(|slot| slot.leaf.as_ref()).map_or(0, |leaf| leaf.fetch(within))
+    }
+
     fn with_leaf(&mut self, volume: VolumeId, leaf: u32, change: impl FnOnce(&mut Leaf, &mut u64)) {
         let map = self.volumes.entry(volume).or_default();
         let mut mapped = map.mapped_blocks;

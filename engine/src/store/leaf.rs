@@ -222,6 +222,16 @@ impl Leaf {
         }
     }
 
+    /// Reads the memory that a lookup of `block` will read. The result means nothing.
+    pub(crate) fn fetch(&self, block: u32) -> u32 {
+        match &self.form {
+            Form::Dense(dense) => {
+                dense.slots[block as usize].location.0 ^ dense.inline[block as usize / 64] as u32
+            }
+            Form::Sparse(entries) => entries.get(entries.len() / 2).map_or(0, |entry| entry.check),
+        }
+    }
+
     /// Unmaps a range; `freed` is told every place that is no longer mapped.
     pub(crate) fn unmap(&mut self, first: u32, count: u32, freed: &mut impl FnMut(Location, u32)) {
         let end = first + count;

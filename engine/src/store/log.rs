@@ -20,8 +20,11 @@ use std::time::Duration;
 
 /// A batch nobody vouches for yet is followed by an empty one after this long.
 const IDLE_CLOSE: Duration = Duration::from_millis(1);
-/// Batches of the hot append point that may be in flight together.
-const HOT_IN_FLIGHT_MAX: usize = 1;
+/// Batches of one append point that may be in flight together: new data, relocated data.
+const IN_FLIGHT_MAX: [usize; 2] = [3, 2];
+/// A batch leaves while others are in flight only if it has this many blocks: a small one gains
+/// more by gathering on than by leaving early.
+const OVERLAP_BLOCKS_MIN: u32 = 16;
 
 /// Free segments that only the cleaner and checkpoints may take.
 pub(crate) fn reserved_segments(segments: &Segments) -> usize {
@@ -60,6 +63,8 @@ struct OpenSegment {
     previous: Option<Rc<TableCopy>>,
     /// The last batch has records that no later header repeats yet.
     uncopied: bool,
+    /// Its first batch, with the segment's header, while that is in flight.
+    first: Option<Lsn>,
 }
 
 #[derive(Debug)]
@@ -73,6 +78,17 @@ struct AppendPoint {
 impl AppendPoint {
     fn new(heat: Heat) -> AppendPoint {
         AppendPoint { heat, segment: None, batch: OpenBatch::default(), in_flight: 0 }
+    }
+
+    /// Whether the gathering batch may leave.
+    fn may_leave(&self) -> bool {
+        // A segment's second batch must not reach the device without its header: recovery would not
+        // learn of the segment's life and of its epoch, and both would be handed out again.
+        let begun = self.segment.as_ref().is_none_or(|segment| segment.first.is_none());
+        let overlaps = begun
+            && self.batch.blocks >= OVERLAP_BLOCKS_MIN
+            && self.in_flight < IN_FLIGHT_MAX[self.heat as usize];
+        !self.batch.records.is_empty() && (self.in_flight == 0 || overlaps)
     }
 }
 
@@ -226,10 +242,7 @@ impl Log {
     /// The next write, if a batch may leave now.
     pub(crate) fn poll_write(&mut self, segments: &mut Segments, now: Nanos) -> Option<BatchWrite> {
         for heat in [Heat::Hot, Heat::Cold] {
-            let point = &self.points[heat as usize];
-            let in_flight_max = if heat == Heat::Hot { HOT_IN_FLIGHT_MAX } else { 1 };
-            if !point.batch.records.is_empty()
-                && point.in_flight < in_flight_max
+            if self.points[heat as usize].may_leave()
                 && let Some(write) = self.leave(heat, segments)
             {
                 self.last_activity = now;
@@ -253,6 +266,7 @@ impl Log {
         }
         let open = |p: &AppendPoint| p.segment.as_ref().is_some_and(|s| s.uncopied);
         let heat = self.points.iter().find(|p| open(p))?.heat;
+        sometimes!("log: a closing batch");
         Some(self.write(heat, OpenBatch::default(), 0, segments))
     }
 
@@ -273,6 +287,7 @@ impl Log {
                 let batch = std::mem::take(&mut self.point(heat).batch);
                 return Some(self.write(heat, batch, 0, segments));
             }
+            sometimes!("log: a segment was sealed");
             let last = self.next_lsn;
             let id = segment.id;
             let write = self.write(heat, OpenBatch::default(), FLAG_SEAL, segments);
@@ -283,13 +298,21 @@ impl Log {
         let reserved = heat == Heat::Hot && !self.reserve_open;
         let kept = if reserved { reserved_segments(segments) } else { 0 };
         if segments.free() <= kept {
+            sometimes!("log: waited for a free segment");
             return None;
         }
         let id = segments.open()?;
         let start = segments.start(id);
         let (sequence, end) = (segments.get(id).sequence, start.offset(segments.segment_blocks()));
-        self.point(heat).segment =
-            Some(OpenSegment { id, sequence, next: start, end, previous: None, uncopied: false });
+        self.point(heat).segment = Some(OpenSegment {
+            id,
+            sequence,
+            next: start,
+            end,
+            previous: None,
+            uncopied: false,
+            first: None,
+        });
         let batch = std::mem::take(&mut self.point(heat).batch);
         Some(self.write(heat, batch, 0, segments))
     }
@@ -314,6 +337,7 @@ impl Log {
             let header = SegmentHeader { sequence: segment.sequence, location, flags: cold };
             header.encode(&self.seal, &mut block);
             buffers.push(block);
+            segment.first = Some(lsn);
         }
         let header = BatchHeader {
             sequence: segment.sequence,
@@ -366,6 +390,9 @@ impl Log {
         let batch = self.in_flight.iter_mut().find(|batch| batch.lsn == lsn);
         let batch = batch.expect("invariant: a completion belongs to a batch in flight");
         batch.durable = true;
+        for segment in self.points.iter_mut().filter_map(|point| point.segment.as_mut()) {
+            segment.first = segment.first.filter(|first| *first != lsn);
+        }
         batch.buffers = buffers;
     }
 

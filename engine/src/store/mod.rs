@@ -19,6 +19,7 @@ mod prepare;
 mod read;
 mod recovery;
 mod segments;
+mod single;
 mod status;
 mod volumes;
 mod write;
@@ -39,6 +40,7 @@ use index::Index;
 use log::Log;
 use read::ReadState;
 use segments::Segments;
+use single::{BlockRead, Wanted};
 use slab::Slab;
 use std::collections::VecDeque;
 use volumes::Volumes;
@@ -120,8 +122,9 @@ pub struct Reply {
 #[derive(Debug)]
 enum Io {
     Batch(Lsn),
+    Block(BlockRead),
     Read { read: usize, part: usize },
-    Header { read: usize, table: usize, wide: bool },
+    Header { read: usize, table: usize, place: read::SumsAt },
     Superblock(u32),
     Prepare(SegmentId),
     PrepareSync(SegmentId),
@@ -147,6 +150,8 @@ pub struct Store {
     volumes: Volumes,
     log: Log,
     cache: ChecksumCache,
+    /// Reads taken but not looked up.
+    wanted: Vec<Wanted>,
     reads: Slab<ReadState>,
     ios: Slab<Io>,
     ready: VecDeque<(u64, DeviceOp)>,
@@ -237,9 +242,10 @@ impl Store {
                 Ok(()) => self.handle_batch(lsn, buffers),
                 Err(error) => self.fail(&format!("a write to the log failed: {error}")),
             },
+            Io::Block(read) => self.handle_block(read, result, buffers),
             Io::Read { read, part } => self.handle_read(read, part, result, buffers),
-            Io::Header { read, table, wide } => {
-                self.handle_header((read, table), wide, result, buffers);
+            Io::Header { read, table, place } => {
+                self.handle_header((read, table), place, result, buffers);
             }
             Io::Superblock(copy) => match result {
                 Ok(()) => self.handle_superblock(copy),
@@ -254,6 +260,7 @@ impl Store {
     /// The next operation to carry out, with the token to complete it with.
     pub fn poll_io(&mut self, now: Nanos) -> Option<(u64, DeviceOp)> {
         self.now = now;
+        self.start_reads();
         if let Some(op) = self.ready.pop_front() {
             return Some(op);
         }
@@ -278,13 +285,17 @@ impl Store {
 
     /// The next answer.
     pub fn poll_reply(&mut self) -> Option<Reply> {
+        self.start_reads(); // Those of holes need no operation.
         self.replies.pop_front()
     }
 
     /// When to call [`Store::poll_io`] even if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Nanos> {
-        if self.failed.is_some() || self.read_only { None } else { self.log.poll_timeout() }
+        if self.failed.is_some() || self.read_only {
+            return None;
+        }
+        [self.log.poll_timeout(), self.prepare_timeout()].into_iter().flatten().min()
     }
 
     /// Whether the store has taken all it can hold: give it completions before more requests.
@@ -308,7 +319,10 @@ impl Store {
     /// Whether every write taken so far is durable and nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.ios.is_empty() && self.waiting.is_empty() && self.log.is_quiet()
+        self.ios.is_empty()
+            && self.wanted.is_empty()
+            && self.waiting.is_empty()
+            && self.log.is_quiet()
     }
 
     fn start(&mut self, io: Io, op: DeviceOp) {
@@ -328,10 +342,16 @@ impl Store {
     /// Fences the store: nothing written from here on could be trusted to be durable.
     fn fail(&mut self, why: &str) {
         if self.failed.is_none() {
+            sometimes!("store: fenced");
             let message =
                 format!("{why}; the store takes no more writes, restart the server to recover");
             self.failed = Some(Error::new(ErrorKind::Failed, message));
         }
+        let ios = &mut self.ios;
+        self.ready.retain(|(token, op)| {
+            let is_read = matches!(op, DeviceOp::Read { .. });
+            is_read || ios.try_remove(*token as usize).is_none()
+        });
         let mut tokens = self.log.fail();
         for waiting in self.waiting.drain(..) {
             match waiting {

@@ -28,7 +28,7 @@ pub(super) struct Preparing {
     segment: SegmentId,
     next_bytes: u64,
     in_flight: usize,
-    failed: bool,
+    error: Option<io::Error>,
     spare: Vec<Buffer>,
     retry_at: Option<Nanos>,
 }
@@ -49,14 +49,14 @@ impl Store {
                 segment,
                 next_bytes: 0,
                 in_flight: 0,
-                failed: false,
+                error: None,
                 spare: Vec::new(),
                 retry_at: None,
             });
         }
         let total = u64::from(self.segments.segment_blocks()) * BLOCK_SIZE_BYTES as u64;
         while let Some(preparing) = &mut self.preparing {
-            let done = preparing.next_bytes >= total || preparing.failed;
+            let done = preparing.next_bytes >= total || preparing.error.is_some();
             if done || preparing.in_flight >= WRITES_IN_FLIGHT {
                 return;
             }
@@ -85,12 +85,12 @@ impl Store {
         let Some(preparing) = &mut self.preparing else { return };
         preparing.in_flight -= 1;
         preparing.spare.extend(buffers);
-        preparing.failed |= result.is_err();
+        preparing.error = result.err().or(preparing.error.take());
         if preparing.in_flight > 0 {
             return;
         }
-        if preparing.failed {
-            self.prepare_failed(segment);
+        if let Some(error) = preparing.error.take() {
+            self.prepare_failed(segment, &error);
         } else if preparing.next_bytes >= total {
             self.start(Io::PrepareSync(segment), DeviceOp::Sync);
         }
@@ -108,7 +108,11 @@ impl Store {
         }
     }
 
-    fn prepare_failed(&mut self, segment: SegmentId) {
+    fn prepare_failed(&mut self, segment: SegmentId, error: &io::Error) {
+        if !is_full(error) {
+            return self.fail(&format!("a write to a new segment failed: {error}"));
+        }
+        sometimes!("prepare: failed, the device is full");
         self.segments.prepare_failed(segment);
         self.device_full = true;
         let retry_at = Some(self.now + RETRY_AFTER);
@@ -116,6 +120,12 @@ impl Store {
             preparing.retry_at = retry_at;
             preparing.spare.clear();
         }
+    }
+
+    /// When to try again to get room that somebody waits for.
+    pub(super) fn prepare_timeout(&self) -> Option<Nanos> {
+        let waits = self.log.is_starved(&self.segments) || !self.waiting.is_empty();
+        self.preparing.as_ref()?.retry_at.filter(|_| waits)
     }
 
     /// Nothing has to be prepared: the device has a place for every byte already.
@@ -135,6 +145,7 @@ impl Store {
         if !hopeless {
             return;
         }
+        sometimes!("prepare: data took the reserve");
         for waiting in std::mem::take(&mut self.waiting) {
             let Waiting::Write { token, data, .. } = waiting else {
                 self.waiting.push_back(waiting);
@@ -146,4 +157,10 @@ impl Store {
             self.reply(token, Err(Error::new(ErrorKind::NoSpace, why)));
         }
     }
+}
+
+/// Whether the file cannot grow; any other failed write says that the device is not to be trusted.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

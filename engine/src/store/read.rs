@@ -1,4 +1,4 @@
-//! Reads: looked up, read from the device, proved by their checksums, answered.
+//! Reads of any size: looked up, read from the device, proved by their checksums, answered.
 //!
 //! Invariant: bytes are answered only if their checksum, seeded with what they must be, matches the
 //! one the index or the batch's table holds. A mismatch is read once more, then it is an error.
@@ -8,9 +8,9 @@ use super::cache::Sums;
 use super::leaf::{Check, RESERVED};
 use super::{Io, Outcome, Store};
 use crate::buffer::Buffer;
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{BlockIdentity, decode_batch};
-use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, REQUEST_BLOCKS_MAX};
+use crate::error::{Error, ErrorKind};
+use crate::format::{BlockIdentity, DecodeError, decode_batch};
+use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX};
 use crate::reactor::DeviceOp;
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, SegmentId, SegmentSequence, VolumeId};
 use std::io;
@@ -26,6 +26,15 @@ struct Piece {
     count: u32,
     location: Location,
     check: Check,
+}
+
+/// Where a batch's checksums are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SumsAt {
+    /// In its header: so many blocks of it.
+    Header(u32),
+    /// In the copy that the next batch carries.
+    Copy,
 }
 
 /// Blocks that one device operation reads (or that are zeroes).
@@ -55,23 +64,7 @@ pub(super) struct ReadState {
 }
 
 impl Store {
-    pub(super) fn read(
-        &mut self,
-        token: u64,
-        volume: VolumeId,
-        first: BlockIndex,
-        count: u32,
-    ) -> Result<()> {
-        if count == 0 || count > REQUEST_BLOCKS_MAX {
-            let why = format!("a read is 1 to {REQUEST_BLOCKS_MAX} blocks");
-            return Err(Error::new(ErrorKind::Invalid, why));
-        }
-        self.check_range(volume, first, count.into())?;
-        self.start_read(token, volume, first, count, false);
-        Ok(())
-    }
-
-    fn start_read(
+    pub(super) fn start_read(
         &mut self,
         token: u64,
         volume: VolumeId,
@@ -146,14 +139,14 @@ impl Store {
         (parts, pieces)
     }
 
-    fn pin(&mut self, location: Location, change: i32) {
+    pub(super) fn pin(&mut self, location: Location, change: i32) {
         if let Some(id) = self.segments.of(location) {
             let pins = &mut self.segments.get_mut(id).pins;
             *pins = pins.checked_add_signed(change).expect("invariant: pins are balanced");
         }
     }
 
-    fn sequence_of(&self, location: Location) -> SegmentSequence {
+    pub(super) fn sequence_of(&self, location: Location) -> SegmentSequence {
         let id: Option<SegmentId> = self.segments.of(location);
         id.map_or(SegmentSequence(0), |id| self.segments.get(id).sequence)
     }
@@ -175,28 +168,29 @@ impl Store {
             });
             self.reads[id].sums.push((header, sums));
             if missing {
-                self.read_header(id, header, false);
+                self.read_header(id, header, SumsAt::Header(BATCH_HEADER_BLOCKS_MAX));
             }
         }
     }
 
-    fn read_header(&mut self, id: usize, header: Location, wide: bool) {
+    fn read_header(&mut self, id: usize, header: Location, place: SumsAt) {
+        sometimes!("read: a header was read");
         let end = self.segments.of(header).map_or(header, |segment| {
             self.segments.start(segment).offset(self.segments.segment_blocks())
         });
-        let most = if wide {
-            COPY_WITHIN_BLOCKS + BATCH_HEADER_BLOCKS_MAX
-        } else {
-            BATCH_HEADER_BLOCKS_MAX
+        let (start, most) = match place {
+            SumsAt::Header(blocks) => (header, blocks),
+            // Not from the header on: it may be what cannot be read.
+            SumsAt::Copy => (header.offset(1), COPY_WITHIN_BLOCKS + BATCH_HEADER_BLOCKS_MAX),
         };
-        let blocks = (end.0 - header.0).min(most);
+        let blocks = (end.0 - start.0).min(most);
         let buffer = self.pool.allocate(blocks as usize * BLOCK_SIZE_BYTES);
         self.reads[id].pending += 1;
         self.pin(header, 1);
-        let op = DeviceOp::Read { offset_bytes: header.offset_bytes(), buffer };
+        let op = DeviceOp::Read { offset_bytes: start.offset_bytes(), buffer };
         let table = self.reads[id].sums.iter().position(|(known, _)| *known == header);
         let table = table.expect("invariant: the table's place was noted before");
-        self.start(Io::Header { read: id, table, wide }, op);
+        self.start(Io::Header { read: id, table, place }, op);
     }
 
     /// A part was read.
@@ -224,7 +218,7 @@ impl Store {
     pub(super) fn handle_header(
         &mut self,
         (id, table): (usize, usize),
-        wide: bool,
+        place: SumsAt,
         result: io::Result<()>,
         buffers: Vec<Buffer>,
     ) {
@@ -235,39 +229,63 @@ impl Store {
         self.pin(header, -1);
         self.reads[id].pending -= 1;
         let bytes = buffers.first().filter(|_| result.is_ok()).map_or(&[][..], |buffer| buffer);
-        let found = if wide {
-            self.find_copy(sequence, header, bytes)
-        } else {
-            decode_batch(&self.seal, sequence, header, bytes).ok().map(|table| Sums {
-                sequence,
-                payload: table.payload_location(),
-                checksums: table.checksums.into(),
-            })
+        let found = match place {
+            SumsAt::Header(blocks) => self.find_header(sequence, header, bytes, blocks),
+            SumsAt::Copy => Ok(self.find_copy(sequence, header, bytes)),
         };
         match found {
-            Some(sums) => {
+            Ok(Some(sums)) => {
                 self.cache.insert(header, sums.clone());
                 self.reads[id].sums[table].1 = sums;
             }
-            None if !wide => self.read_header(id, header, true),
-            None => self.counters.read_errors += u64::from(result.is_err()),
+            Ok(None) => self.counters.read_errors += u64::from(result.is_err()),
+            Err(next) => self.read_header(id, header, next),
         }
         if self.reads[id].pending == 0 {
             self.finish_read(id);
         }
     }
 
+    /// The table in a header, or where to look next for it.
+    fn find_header(
+        &self,
+        sequence: SegmentSequence,
+        header: Location,
+        bytes: &[u8],
+        blocks: u32,
+    ) -> std::result::Result<Option<Sums>, SumsAt> {
+        match decode_batch(&self.seal, sequence, header, bytes) {
+            Ok(table) => Ok(Some(Sums {
+                sequence,
+                payload: table.payload_location(),
+                checksums: table.checksums.into(),
+            })),
+            // What lies behind a short header may be unreadable: once more without it.
+            Err(_) if bytes.is_empty() && blocks > 1 => Err(SumsAt::Header(1)),
+            Err(DecodeError::Short { blocks: needed }) if blocks == 1 && needed > 1 => {
+                Err(SumsAt::Header(needed))
+            }
+            Err(_) => Err(SumsAt::Copy),
+        }
+    }
+
+    /// The table in the copy that follows; `bytes` begin one block behind the header.
     fn find_copy(&self, sequence: SegmentSequence, header: Location, bytes: &[u8]) -> Option<Sums> {
-        let blocks = bytes.len() / BLOCK_SIZE_BYTES;
-        let copies = (1..blocks as u32).filter_map(|block| {
-            let bytes = &bytes[block as usize * BLOCK_SIZE_BYTES..];
-            decode_batch(&self.seal, sequence, header.offset(block), bytes).ok()?.previous
+        sometimes!("read: a header's copy was read");
+        let blocks = bytes.chunks(BLOCK_SIZE_BYTES).enumerate();
+        let copies = blocks.filter_map(|(i, _)| {
+            let bytes = &bytes[i * BLOCK_SIZE_BYTES..];
+            let location = header.offset(1 + i as u32);
+            decode_batch(&self.seal, sequence, location, bytes).ok()?.previous
         });
         let mut copies = copies.filter(|copy| copy.of.location == header);
-        copies.next().map(|copy| Sums {
-            sequence,
-            payload: copy.of.location.offset(copy.of.header_blocks),
-            checksums: copy.checksums.into(),
+        copies.next().map(|copy| {
+            sometimes!("read: a header's copy was found");
+            Sums {
+                sequence,
+                payload: copy.of.location.offset(copy.of.header_blocks),
+                checksums: copy.checksums.into(),
+            }
         })
     }
 
@@ -280,8 +298,10 @@ impl Store {
             let buffers = state.parts.iter_mut().filter_map(|part| part.buffer.take()).collect();
             self.reply(state.token, Ok(Outcome::Read(buffers)));
         } else if !state.is_retry {
+            sometimes!("read: once more");
             self.start_read(state.token, state.volume, state.first, state.count, true);
         } else {
+            sometimes!("read: refused as damaged");
             self.counters.corrupt_blocks += bad;
             let name = self.volumes.usable(state.volume).map(|v| v.name.clone());
             let why = format!(

@@ -178,6 +178,9 @@ impl Segments {
 
     /// Opens the lowest free segment under a new life.
     pub(crate) fn open(&mut self) -> Option<SegmentId> {
+        if self.iter().any(|(_, s)| s.state == State::Free && s.pins > 0) {
+            sometimes!("read: a segment in use by a read was not reused");
+        }
         let id = self.iter().find(|(_, s)| s.state == State::Free && s.pins == 0)?.0;
         self.set(id, State::Open);
         let sequence = self.next_sequence;

@@ -210,6 +210,30 @@ impl Store {
         wrong
     }
 
+    /// A number that follows from all volumes and from which of their blocks are where: two
+    /// openings of the same bytes must agree on it.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        // FNV-1a over words: not against forgers.
+        let mut hash = 0xcbf2_9ce4_8422_2325;
+        let mut add =
+            |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(7);
+        for volume in self.volumes.iter() {
+            add(u64::from(volume.id.0));
+            add(volume.size_bytes);
+            volume.name.bytes().for_each(|byte| add(byte.into()));
+            for (first, blocks, location) in self.index.mapped(volume.id) {
+                (0..blocks).for_each(|i| {
+                    add(first.0 + u64::from(i));
+                    // Reserved blocks are nowhere.
+                    let is_placed = location != super::leaf::RESERVED;
+                    add(u64::from(if is_placed { location.0 + i } else { location.0 }));
+                });
+            }
+        }
+        hash
+    }
+
     /// Segments below which cleaning begins: for tests and operators.
     #[must_use]
     pub fn low_water_segments(&self) -> usize {

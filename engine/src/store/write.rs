@@ -48,6 +48,7 @@ impl Store {
         if self.waiting.is_empty() && self.log.has_room(Heat::Hot, count) {
             self.push_write(token, volume, first, data);
         } else {
+            sometimes!("write: waited for room in a batch");
             self.waiting_bytes += data.len();
             self.waiting.push_back(Waiting::Write { token, volume, first, data });
         }
@@ -78,6 +79,7 @@ impl Store {
         if new == 0 || used + new <= capacity {
             return Ok(());
         }
+        sometimes!("write: refused, the store is full");
         let why = "the store is full: delete or trim something, or use a larger store";
         Err(Error::new(ErrorKind::NoSpace, why))
     }

@@ -3,5 +3,6 @@ mod embedded;
 mod golden;
 mod loop_device;
 mod reactor;
+mod sim;
 mod sparse;
 mod tidy;

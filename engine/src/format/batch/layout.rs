@@ -11,7 +11,7 @@ fn batch() -> Layout {
     layout!("batch header", RawBatch, {
         magic: "`ashBATCH`",
         checksum: "place checksum of bytes 12 to the end of the header area",
-        version: "format version, 1",
+        version: "version of this structure, 1",
         header_blocks: "blocks of the header area, 1 to 5",
         device: "identity of the store",
         sequence: "the life of the segment it is in",

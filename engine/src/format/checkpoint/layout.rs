@@ -28,7 +28,7 @@ fn image() -> Layout {
 fn root() -> Layout {
     layout!("root header", RawRoot, {
         magic: "`ashROOT1`",
-        version: "format version, 1",
+        version: "version of this structure, 1",
         volumes: "volume descriptions that follow, at most 4096",
         chunks: "chunk references that follow them",
         prepared_segments: "this many segments, counted from 0, have been written with zeroes once",

@@ -6,7 +6,7 @@ use crate::format::layout::Layout;
 pub(in crate::format) fn layouts() -> Vec<Layout> {
     vec![layout!("superblock", Raw, {
         magic: "`ASHLAR`, 0x01, 0x0a",
-        version: "format version, 1; not covered by the checksum, which a newer one may change",
+        version: "format version, 1 or 2; not covered by the checksum: a newer one may change it",
         checksum: "CRC-32 of bytes 16 to 4096 of the block, started from `version`",
         device: "identity of the store, random, chosen when it is formatted",
         generation: "grows by one with every checkpoint; the higher valid copy wins",

@@ -183,10 +183,12 @@ impl Transfer {
     }
 
     fn entry(&self, core: &DeviceCore) -> squeue::Entry {
-        match core.slot {
+        let entry = match core.slot {
             Some(slot) => self.entry_for(types::Fixed(slot), core),
             None => self.entry_for(types::Fd(core.opened.file.as_raw_fd()), core),
-        }
+        };
+        // To a worker of the kernel's at once: this thread serves everybody.
+        if core.opened.may_block { entry.flags(squeue::Flags::ASYNC) } else { entry }
     }
 
     fn entry_for<F: UseFile>(&self, file: F, core: &DeviceCore) -> squeue::Entry {

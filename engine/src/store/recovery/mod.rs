@@ -4,9 +4,12 @@
 //! checkpoint. Sans-IO: each step names a wave of reads and takes their results.
 //! Invariants: the same bytes give the same store; nothing is written; a batch that anything later
 //! vouches for is never skipped; one that nothing vouches for and that is not whole is cut, with
-//! everything after it.
+//! everything after it; a block that cannot be read is neither absent nor torn, but damaged.
 //! Must never know: files, clocks.
 
+mod end;
+mod image;
+mod lives;
 mod tail;
 
 use super::cache::ChecksumCache;
@@ -15,17 +18,18 @@ use super::cleaner::Cleaner;
 use super::index::Index;
 use super::leaf::Leaf;
 use super::log::Log;
-use super::segments::Segments;
+use super::segments::{Segment, Segments, State};
 use super::volumes::Volumes;
 use super::{CHECKSUM_CACHE_MAX_BYTES, Counters, Store};
 use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ChunkRef, Root, SUPERBLOCK_LOCATIONS, Seal, SegmentHeader, Superblock, SuperblockError,
-    decode_chunk, decode_root, peek_sequence,
+    ChunkRef, Root, SUPERBLOCK_LOCATIONS, Seal, Superblock, SuperblockError, decode_chunk,
+    decode_root,
 };
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, Nanos, SegmentId, SegmentSequence};
+use image::{Again, Image};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -56,10 +60,24 @@ enum Step {
     Superblocks,
     Root,
     Chunks { next: usize, mirrors: bool, damaged: Vec<ChunkRef> },
-    Headers { next: u32, unknown: Vec<SegmentId> },
-    Unknown { left: Vec<SegmentId> },
-    Tail { left: VecDeque<SegmentId> },
+    Headers { next: u32, unknown: VecDeque<SegmentId> },
+    Segments { wanted: Wanted, left: VecDeque<SegmentId>, again: Again },
     Done,
+}
+
+impl Step {
+    fn lives(left: VecDeque<SegmentId>) -> Step {
+        Step::Segments { wanted: Wanted::Life, left, again: Again::default() }
+    }
+}
+
+/// What segments are read for.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// Which life they are in.
+    Life,
+    /// Their batches.
+    Batches,
 }
 
 /// See the module.
@@ -115,6 +133,15 @@ impl Recovery {
         self.store.as_ref().expect("invariant: the store exists after the superblock step")
     }
 
+    /// How much of a segment is read.
+    fn blocks_for(&self, wanted: Wanted) -> u32 {
+        let blocks = self.store().segments.segment_blocks();
+        match wanted {
+            Wanted::Life => blocks.min(BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX),
+            Wanted::Batches => blocks,
+        }
+    }
+
     fn wave(&self) -> Vec<ReadRange> {
         match &self.step {
             Step::Superblocks => {
@@ -139,17 +166,13 @@ impl Recovery {
                 let left = (*next..segments.count()).take(WAVE_READS);
                 left.map(|id| blocks_at(segments.start(SegmentId(id)), 2)).collect()
             }
-            Step::Unknown { left } => {
-                let segments = &self.store().segments;
-                let most = BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX;
-                let blocks = segments.segment_blocks().min(most);
+            Step::Segments { wanted, again, .. } if again.is_busy() => {
+                again.wave(&self.store().segments, self.blocks_for(*wanted))
+            }
+            Step::Segments { wanted, left, .. } => {
+                let (segments, blocks) = (&self.store().segments, self.blocks_for(*wanted));
                 let left = left.iter().take(WAVE_SEGMENTS);
                 left.map(|id| blocks_at(segments.start(*id), blocks)).collect()
-            }
-            Step::Tail { left } => {
-                let segments = &self.store().segments;
-                let left = left.iter().take(WAVE_SEGMENTS);
-                left.map(|id| blocks_at(segments.start(*id), segments.segment_blocks())).collect()
             }
             Step::Done => Vec::new(),
         }
@@ -163,10 +186,14 @@ impl Recovery {
             Step::Chunks { mirrors: false, damaged, .. } => {
                 Step::Chunks { next: 0, mirrors: true, damaged }
             }
-            Step::Chunks { .. } => Step::Headers { next: 0, unknown: Vec::new() },
-            Step::Headers { unknown, .. } => Step::Unknown { left: unknown },
-            Step::Unknown { .. } => Step::Tail { left: self.tail_segments() },
-            Step::Tail { .. } | Step::Done => Step::Done,
+            Step::Chunks { .. } => Step::Headers { next: 0, unknown: VecDeque::new() },
+            Step::Headers { unknown, .. } => Step::lives(unknown),
+            Step::Segments { wanted: Wanted::Life, .. } => Step::Segments {
+                wanted: Wanted::Batches,
+                left: self.tail_segments(),
+                again: Again::default(),
+            },
+            Step::Segments { .. } | Step::Done => Step::Done,
         };
     }
 
@@ -183,8 +210,14 @@ impl Recovery {
             }
             Step::Root => {
                 let sum = self.superblock().root_checksum;
-                let mut copies = results.iter().flatten();
-                let root = copies.find_map(|bytes| decode_root(bytes, sum));
+                let mut copies = results.iter().enumerate();
+                let root = copies.find_map(|(copy, bytes)| {
+                    let root = decode_root(bytes.as_ref().ok()?, sum)?;
+                    if copy > 0 {
+                        sometimes!("recovery: a root's mirror was used");
+                    }
+                    Some(root)
+                });
                 self.root = root
                     .ok_or_else(|| corrupt("both copies of the checkpoint's root are damaged"))?;
                 self.load_volumes();
@@ -196,16 +229,8 @@ impl Recovery {
             Step::Headers { next, unknown } => {
                 self.step = self.take_headers(next, unknown, &results);
             }
-            Step::Unknown { left } => self.step = self.take_unknown(left, &results),
-            Step::Tail { mut left } => {
-                for result in results {
-                    let Some(id) = left.pop_front() else { break };
-                    let bytes = result.map_err(|error| {
-                        corrupt(&format!("segment {} cannot be read: {error}", id.0))
-                    })?;
-                    self.scan_segment(id, &bytes);
-                }
-                self.step = Step::Tail { left };
+            Step::Segments { wanted, left, again } => {
+                self.step = self.take_segments(wanted, left, again, results)?;
             }
             Step::Done => {}
         }
@@ -221,6 +246,9 @@ impl Recovery {
                 Err(_) => Err(SuperblockError::Checksum),
             })
             .collect();
+        if copies.iter().any(|copy| copy.is_err()) {
+            sometimes!("recovery: a superblock copy was damaged");
+        }
         let newest = copies.iter().flatten().max_by_key(|superblock| superblock.generation);
         let Some(superblock) = newest else {
             // The most telling reason: a damaged or newer store is not "no store".
@@ -268,6 +296,9 @@ impl Recovery {
         for (reference, result) in references.into_iter().zip(results) {
             match result {
                 Ok(bytes) if decode_chunk(&bytes, &reference).is_some() => {
+                    if mirrors {
+                        sometimes!("recovery: a chunk's mirror was used");
+                    }
                     self.chunks.push((reference, bytes));
                 }
                 _ if mirrors => {
@@ -283,7 +314,7 @@ impl Recovery {
             return Ok(Step::Chunks { next: 0, mirrors: true, damaged });
         }
         self.load_chunks()?;
-        Ok(Step::Headers { next: 0, unknown: Vec::new() })
+        Ok(Step::Headers { next: 0, unknown: VecDeque::new() })
     }
 
     /// Fills the volume table from the root.
@@ -315,52 +346,39 @@ impl Recovery {
         Ok(())
     }
 
-    fn take_headers(
+    /// Takes segments read in one piece, or blocks of one that could not be.
+    fn take_segments(
         &mut self,
-        next: u32,
-        mut unknown: Vec<SegmentId>,
-        results: &[ReadResult],
-    ) -> Step {
-        let store = self.store.as_mut().expect("invariant: the superblock was read");
-        for (i, result) in results.iter().enumerate() {
-            let id = SegmentId(next + i as u32);
-            let start = store.segments.start(id);
-            let bytes = result.as_deref().unwrap_or(&[]);
-            let header = bytes.get(..BLOCK_SIZE_BYTES);
-            let header = header.and_then(|b| SegmentHeader::decode(&store.seal, start, b).ok());
-            let second = bytes.get(BLOCK_SIZE_BYTES..).unwrap_or(&[]);
-            let sequence = header
-                .map(|header| header.sequence)
-                .or_else(|| peek_sequence(&store.seal, start.offset(1), second));
-            match sequence {
-                Some(sequence) => store.segments.restore(id, sequence),
-                None if bytes.iter().all(|byte| *byte == 0) && result.is_ok() => {}
-                None => unknown.push(id),
+        wanted: Wanted,
+        mut left: VecDeque<SegmentId>,
+        mut again: Again,
+        results: Vec<ReadResult>,
+    ) -> Result<Step> {
+        if again.is_busy() {
+            let read = again.take(&self.pool, self.blocks_for(wanted), &results);
+            if let Some((id, image)) = read {
+                self.take_segment(wanted, id, &image)?;
+            }
+        } else {
+            for result in results {
+                let Some(id) = left.pop_front() else { break };
+                match result {
+                    Ok(bytes) => self.take_segment(wanted, id, &Image::whole(bytes))?,
+                    Err(_) => again.push(id),
+                }
             }
         }
-        let next = next + results.len() as u32;
-        if next < store.segments.count() {
-            return Step::Headers { next, unknown };
-        }
-        Step::Unknown { left: unknown }
+        Ok(Step::Segments { wanted, left, again })
     }
 
-    /// Segments whose first blocks are unreadable: any batch header in them tells their life.
-    fn take_unknown(&mut self, mut left: Vec<SegmentId>, results: &[ReadResult]) -> Step {
-        let store = self.store.as_mut().expect("invariant: the superblock was read");
-        for (id, result) in left.drain(..results.len()).zip(results) {
-            let start = store.segments.start(id);
-            let bytes = result.as_deref().unwrap_or(&[]);
-            let mut blocks = bytes.chunks(BLOCK_SIZE_BYTES).enumerate();
-            let found = blocks.find_map(|(i, _)| {
-                let place = start.offset(i as u32);
-                peek_sequence(&store.seal, place, &bytes[i * BLOCK_SIZE_BYTES..])
-            });
-            if let Some(sequence) = found {
-                store.segments.restore(id, sequence);
+    fn take_segment(&mut self, wanted: Wanted, id: SegmentId, image: &Image) -> Result<()> {
+        match wanted {
+            Wanted::Life => self.take_life(id, image),
+            Wanted::Batches => {
+                self.scan_segment(id, image);
+                Ok(())
             }
         }
-        Step::Unknown { left }
     }
 
     /// The finished store. Call it when [`Recovery::poll_wave`] has no more reads.
@@ -377,18 +395,27 @@ impl Recovery {
         store.now = now;
         store.counters = Counters::default();
         if replayed {
+            sometimes!("recovery: the tail was replayed");
             store.checkpointer.request(None);
+        } else {
+            sometimes!("recovery: nothing to replay");
         }
         Ok(store)
     }
 }
 
+fn unreadable(location: Location) -> Error {
+    let why = format!("block {} cannot be read, acknowledged writes may be in it", location.0);
+    Error::new(ErrorKind::Corrupt, format!("{why}; copy the store to a device that can be read"))
+}
+
 fn corrupt(why: &str) -> Error {
+    sometimes!("recovery: the store was refused as damaged");
     Error::new(ErrorKind::Corrupt, format!("{why}; restore the store from a copy"))
 }
 
 fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> Store {
-    let seal = Seal::new(superblock.device);
+    let seal = Seal::new(superblock.device, superblock.version);
     Store {
         seal,
         superblock,
@@ -398,6 +425,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         volumes: Volumes::new(crate::units::VolumeId(1)),
         log: Log::new(seal, pool.clone(), Lsn(0), 0),
         cache: ChecksumCache::new(CHECKSUM_CACHE_MAX_BYTES),
+        wanted: Vec::new(),
         reads: Slab::new(),
         ios: Slab::new(),
         ready: VecDeque::new(),
@@ -421,7 +449,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
 
 impl Recovery {
     /// Counts what the checkpoint keeps alive, before the tail changes it.
-    fn settle_checkpoint(&mut self) {
+    pub(super) fn count_live(&mut self) {
         let store = self.store.as_mut().expect("invariant: the superblock was read");
         let volumes: Vec<_> = store.volumes.iter().map(|volume| volume.id).collect();
         for volume in volumes {
@@ -437,6 +465,19 @@ impl Recovery {
         let places: Vec<_> = store.checkpointer.places().collect();
         for (location, blocks) in places {
             store.segments.add_live(location, blocks);
+        }
+    }
+
+    /// What the checkpoint and the headers together say of every segment.
+    fn settle_checkpoint(&mut self) {
+        let store = self.store.as_mut().expect("invariant: the superblock was read");
+        let is_lost = |s: &Segment| s.live > 0 && s.state != State::Sealed;
+        let segments = store.segments.iter().filter(|(_, segment)| is_lost(segment));
+        let lost: Vec<_> = segments.map(|(id, _)| id).collect();
+        for id in lost {
+            sometimes!("recovery: a segment in use had lost its headers");
+            // Of no life that was ever handed out: nothing in it proves itself, nor is it reused.
+            store.segments.restore(id, SegmentSequence(0));
         }
         store.segments.set_prepared(self.root.prepared_segments);
         store.segments.set_next_sequence(self.root.next_sequence);

@@ -2,18 +2,22 @@
 //!
 //! The verdicts (docs/format.md, "Torn or corrupt"): a batch that a later one names as durable must
 //! be there, whole or from its copy; the first batch that nothing vouches for and that is not whole
-//! ends the log. Scanning never stops at the first bad block.
+//! ends the log, unless a block of it, or of what may follow, cannot be read: then the store is
+//! refused. Scanning never stops at the first bad block.
 //! Must never know: the device.
 
 use super::super::Store;
 use super::super::apply::Installed;
 use super::super::segments::State;
-use super::{Recovery, corrupt};
+use super::end::{Scanned, Span, heat_of, hidden_header};
+use super::image::Image;
+use super::{Recovery, corrupt, unreadable};
 use crate::error::Result;
 use crate::format::{
-    BlockIdentity, Previous, Record, RecordKind, RootVolume, Seal, TableCopy, decode_batch,
+    BlockIdentity, FLAG_COLD, FLAG_SEAL, Previous, Record, RecordKind, RootVolume, Seal, TableCopy,
+    decode_batch,
 };
-use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentId, SegmentSequence};
+use crate::units::{Location, Lsn, SegmentId, SegmentSequence};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A batch found in the tail.
@@ -21,6 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 struct Found {
     /// Every payload block matches its checksum.
     whole: bool,
+    /// A payload block that cannot be read.
+    unreadable: Option<Location>,
     sequence: SegmentSequence,
     payload: Location,
     table: TableCopy,
@@ -39,6 +45,8 @@ pub(super) struct Tail {
     empty: BTreeSet<(Lsn, u64)>,
     /// Highest LSN that a batch of an epoch calls durable.
     vouched: Lsn,
+    /// Every segment that was scanned.
+    pub(super) scanned: Vec<Scanned>,
 }
 
 impl Tail {
@@ -49,7 +57,11 @@ impl Tail {
 
     /// Whether a newer epoch began at or before this batch.
     fn is_void(&self, lsn: Lsn, epoch: u64) -> bool {
-        self.epochs.range(epoch + 1..).any(|(_, first)| *first <= lsn)
+        let void = self.epochs.range(epoch + 1..).any(|(_, first)| *first <= lsn);
+        if void {
+            sometimes!("recovery: a void batch was passed over");
+        }
+        void
     }
 
     /// Whether a batch that was not found is known to have had no records.
@@ -75,24 +87,37 @@ impl Recovery {
     }
 
     /// Notes every batch of a tail segment, and from each the copy of the one before it.
-    pub(super) fn scan_segment(&mut self, id: SegmentId, bytes: &[u8]) {
+    pub(super) fn scan_segment(&mut self, id: SegmentId, image: &Image) {
         let store = self.store.as_ref().expect("invariant: the superblock was read");
         let (seal, start) = (store.seal, store.segments.start(id));
         let sequence = store.segments.get(id).sequence;
-        let blocks = (bytes.len() / BLOCK_SIZE_BYTES) as u32;
-        let mut seen = Vec::new();
+        let blocks = image.blocks();
+        let mut scanned = Scanned {
+            sequence,
+            is_cold: heat_of(&seal, start, image),
+            epoch: None,
+            first: None,
+            hidden: None,
+        };
+        let mut spans: Vec<Span> = Vec::new();
         let mut copies = Vec::new();
         let mut at = 1;
         while at < blocks {
-            let rest = &bytes[at as usize * BLOCK_SIZE_BYTES..];
-            let Ok(table) = decode_batch(&seal, sequence, start.offset(at), rest) else {
+            let Ok(table) = decode_batch(&seal, sequence, start.offset(at), image.from(at)) else {
                 at += 1;
                 continue;
             };
             let header = table.header;
             self.tail.epochs.insert(header.epoch, header.epoch_first);
             self.tail.vouched = self.tail.vouched.max(header.durable);
-            seen.push(header.location);
+            scanned.epoch = scanned.epoch.max(Some(header.epoch));
+            scanned.is_cold = Some(header.flags & FLAG_COLD != 0);
+            spans.push(Span {
+                location: header.location,
+                end: table.end(),
+                lsn: header.lsn,
+                seals: header.flags & FLAG_SEAL != 0,
+            });
             // Not more than a tail can hold: the count is checked only by its header's checksum.
             let first = header.lsn.0.saturating_sub(header.preceding_empty.min(blocks).into());
             let empty = (first.max(self.root.lsn.0 + 1)..header.lsn.0).map(Lsn);
@@ -106,13 +131,20 @@ impl Recovery {
             at = (table.end().0 - start.0).min(blocks).max(at + 1);
             copies.extend(table.previous.map(|copy| (header.epoch, copy)));
             let own = TableCopy { of, records: table.records, checksums: table.checksums };
-            self.note(&seal, header.epoch, sequence, own, start, bytes);
+            self.note(&seal, header.epoch, sequence, own, start, image);
         }
         for (epoch, copy) in copies {
-            if !seen.contains(&copy.of.location) {
-                self.note(&seal, epoch, sequence, copy, start, bytes);
+            let of = copy.of;
+            if !spans.iter().any(|span| span.location == of.location) {
+                sometimes!("recovery: a batch was found by its copy");
+                let end = of.location.offset(of.header_blocks + copy.checksums.len() as u32);
+                spans.push(Span { location: of.location, end, lsn: of.lsn, seals: false });
+                self.note(&seal, epoch, sequence, copy, start, image);
             }
         }
+        scanned.first = spans.iter().map(|span| span.lsn).min();
+        scanned.hidden = hidden_header(&seal, sequence, start, image, &spans);
+        self.tail.scanned.push(scanned);
     }
 
     fn note(
@@ -122,26 +154,29 @@ impl Recovery {
         sequence: SegmentSequence,
         table: TableCopy,
         start: Location,
-        bytes: &[u8],
+        image: &Image,
     ) {
         let lsn = table.of.lsn;
         if lsn <= self.root.lsn {
             return;
         }
         let payload = table.of.location.offset(table.of.header_blocks);
-        let (mut whole, mut created, mut at) = (true, Vec::new(), 0u32);
+        let (mut whole, mut unreadable, mut created, mut at) = (true, None, Vec::new(), 0u32);
         for record in &table.records {
             for i in 0..record.payload_blocks() {
                 let location = payload.offset(at);
-                let from = (location.0 - start.0) as usize * BLOCK_SIZE_BYTES;
-                let block = bytes.get(from..from + BLOCK_SIZE_BYTES).unwrap_or(&[]);
+                let block = image.block(location.0 - start.0);
+                if image.is_unreadable(location.0 - start.0) {
+                    unreadable = Some(location);
+                }
                 let identity = BlockIdentity {
                     sequence,
                     location,
                     volume: record.volume,
                     block: record.first.offset(i.into()),
                 };
-                let good = seal.block_checksum(identity, block) == table.checksums[at as usize];
+                let good = !block.is_empty()
+                    && seal.block_checksum(identity, block) == table.checksums[at as usize];
                 whole &= good;
                 if record.kind == RecordKind::VolumeCreate && good {
                     created.push(block.to_vec());
@@ -149,7 +184,7 @@ impl Recovery {
                 at += 1;
             }
         }
-        let found = Found { whole, sequence, payload, table, created };
+        let found = Found { whole, unreadable, sequence, payload, table, created };
         self.tail.batches.insert((lsn, epoch), found);
     }
 
@@ -165,18 +200,37 @@ impl Recovery {
             match self.tail.take(lsn) {
                 Some(batch) if vouched || batch.whole => {
                     let store = self.store.as_mut().expect("invariant: the superblock was read");
+                    if !batch.whole {
+                        sometimes!("recovery: a damaged batch was installed");
+                    }
                     install(store, lsn, &batch)?;
                     let kinds = batch.table.records.iter().map(|record| record.kind);
                     changed |= kinds.into_iter().any(|kind| kind != RecordKind::Checkpoint);
                 }
-                None if vouched && self.tail.was_empty(lsn) => {}
+                None if vouched && self.tail.was_empty(lsn) => {
+                    sometimes!("recovery: a lost empty batch was counted");
+                }
                 _ if vouched => {
+                    if let Some(place) = self.tail.hidden() {
+                        return Err(unreadable(place));
+                    }
+                    sometimes!("recovery: the log was refused as damaged");
                     let why = format!("the log is damaged: batch {lsn} of {highest} is lost");
                     return Err(corrupt(&why));
                 }
-                _ => break,
+                // Not torn for all that can be known: see the module.
+                Some(Found { unreadable: Some(place), .. }) => return Err(unreadable(place)),
+                Some(_) => {
+                    sometimes!("recovery: the torn tail was cut");
+                    break;
+                }
+                None => break,
             }
             last = lsn;
+        }
+        let epoch = self.root.epoch.max(self.tail.epoch());
+        if let Some(place) = self.tail.hidden_after(last, epoch) {
+            return Err(unreadable(place));
         }
         let store = self.store.as_mut().expect("invariant: the superblock was read");
         let newest = store.segments.iter().map(|(_, segment)| segment.sequence).max();

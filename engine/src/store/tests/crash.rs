@@ -2,6 +2,7 @@
 //! whole or not at all. Method: random requests against a model of block versions.
 
 use super::*;
+use crate::reactor::DeviceOp;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -260,4 +261,33 @@ fn a_failed_write_fences_the_store() {
         bench = bench.crash().expect("recovers");
         verify(&mut bench, volume, &mut model);
     }
+}
+
+/// Without its header, recovery would not learn of a segment's life and of the epoch in it, hand
+/// both out again, and take what else had reached the segment for the next life's.
+#[test]
+fn the_second_batch_of_a_segment_waits_for_the_first() {
+    let mut bench = Bench::small(21);
+    let volume = bench.create("vm0", 1000);
+    let mut bench = bench.crash().expect("recovers");
+    bench.pump();
+    bench.run(); // Until new segments are prepared.
+    let in_flight = |bench: &mut Bench, first: u64| {
+        let data = bench.block(64, first);
+        let request = Request::Write { volume, first: BlockIndex(first), data };
+        bench.store.handle_request(bench.now, 1000 + first, request);
+        let mut logged = 0;
+        while let Some((token, op)) = bench.store.poll_io(bench.now) {
+            logged += usize::from(matches!(op, DeviceOp::Write { sync: true, .. }));
+            bench.disk.submit(token, op);
+        }
+        logged
+    };
+    let before: Vec<_> = (0..3).map(|i| in_flight(&mut bench, i * 64)).collect();
+    assert_eq!(before.iter().sum::<usize>(), 1, "one batch begins the segment");
+    bench.run();
+    let after: Vec<_> = (3..6).map(|i| in_flight(&mut bench, i * 64)).collect();
+    assert_eq!(after, [1, 1, 1], "then several are under way");
+    bench.run();
+    bench.audit();
 }

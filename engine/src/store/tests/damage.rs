@@ -98,6 +98,67 @@ fn damaged_empty_batches_lose_nothing() {
     }
 }
 
+/// Batches that later ones vouch for are never cut off as torn, not even the last ones.
+#[test]
+fn a_log_that_lost_a_batch_is_refused() {
+    let mut bench = Bench::small(7);
+    let volume = bench.create("vm0", 1000);
+    for i in 0..6 {
+        let data = bench.block(1, i);
+        bench.write(volume, i * 3, data).expect("write");
+        bench.run();
+    }
+    bench.disk.crash();
+    let image = bench.disk.contents().to_vec();
+    let headers: Vec<u32> = (0..(image.len() / BLOCK_SIZE_BYTES) as u32)
+        .filter(|at| image[*at as usize * BLOCK_SIZE_BYTES..].starts_with(b"ashBATCH"))
+        .collect();
+    assert!(headers.len() >= 12);
+    // A header and the one that repeats it; at least one more vouches for both.
+    for pair in headers.windows(2).take(headers.len() - 2) {
+        pair.iter().for_each(|at| bench.disk.damage(Location(*at).offset_bytes() + 60, 1));
+        match Bench::open(bench.disk) {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt),
+            Ok(_) => panic!("the batches at {pair:?} are forgotten"),
+        }
+        bench = Bench::small(7);
+        bench.disk.restore(&image);
+    }
+}
+
+/// The cleaner leaves a block that does not prove itself where it is, and says nothing else of it.
+#[test]
+fn damaged_blocks_survive_the_cleaner_as_damaged() {
+    let mut bench = Bench::small(8);
+    let blocks = bench.store.status().capacity_bytes / BLOCK_SIZE_BYTES as u64;
+    let volume = bench.create("vm0", blocks);
+    let kept = bench.block(64, 7);
+    let expected = kept.to_vec();
+    bench.write(volume, 0, kept).expect("write");
+    bench.run();
+    let place = bench.store.index.lookup(volume, BlockIndex(20)).place.expect("mapped").0;
+    bench.disk.damage(place.offset_bytes() + 9, 3);
+    for round in 0..3 * blocks / 16 {
+        let first = 64 + (round * 16 * 7) % (blocks * 6 / 10);
+        let data = bench.block(16, round);
+        bench.write(volume, first, data).expect("write");
+    }
+    bench.run();
+    assert!(bench.store.status().counters.cleaned_segments > 3);
+    assert!(bench.store.status().counters.corrupt_blocks > 0, "the cleaner met the damage");
+    bench.audit();
+    let mut bench = bench.crash().expect("recovers");
+    for block in 0..64u64 {
+        let found = bench.read(volume, block, 1);
+        if block == 20 {
+            assert_eq!(found.expect_err("damaged").kind(), ErrorKind::Corrupt);
+        } else {
+            let at = block as usize * BLOCK_SIZE_BYTES;
+            assert_eq!(found.expect("good"), expected[at..at + BLOCK_SIZE_BYTES], "block {block}");
+        }
+    }
+}
+
 #[test]
 fn not_a_store_and_truncated_stores_are_named() {
     let error = |disk: Disk| Bench::open(disk).err().expect("refused").to_string();

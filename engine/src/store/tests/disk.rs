@@ -4,7 +4,8 @@
 use crate::buffer::BufferPool;
 use crate::reactor::{DeviceCompletion, DeviceOp};
 use crate::store::ReadRange;
-use std::collections::BTreeMap;
+use crate::units::BLOCK_SIZE_BYTES;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 const SECTOR: usize = 512;
@@ -23,9 +24,13 @@ pub(in crate::store) struct Disk {
     random: u64,
     /// After this many more writes and syncs every one fails.
     pub(super) fail_after: Option<u64>,
+    /// Syncs alone fail.
+    pub(super) syncs_fail: bool,
     pub(super) writes: u64,
     /// Writes from here on fail: the file system has no more room for the file.
     pub(super) full_from: Option<u64>,
+    /// Blocks whose every read fails.
+    pub(super) unreadable: BTreeSet<usize>,
 }
 
 impl Disk {
@@ -36,8 +41,10 @@ impl Disk {
             queue: Vec::new(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             fail_after: None,
+            syncs_fail: false,
             writes: 0,
             full_from: None,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -56,6 +63,19 @@ impl Disk {
         self.queue.push(Submitted { token, op });
     }
 
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &DeviceOp> {
+        self.queue.iter().map(|submitted| &submitted.op)
+    }
+
+    fn check_readable(&self, offset_bytes: u64, bytes: usize) -> io::Result<()> {
+        let first = offset_bytes as usize / BLOCK_SIZE_BYTES;
+        let blocks = first..first + bytes.div_ceil(BLOCK_SIZE_BYTES);
+        match self.unreadable.range(blocks).next() {
+            Some(block) => Err(io::Error::other(format!("block {block} is bad"))),
+            None => Ok(()),
+        }
+    }
+
     fn current(&self, offset: usize, into: &mut [u8]) {
         into.copy_from_slice(&self.durable[offset..offset + into.len()]);
         for (at, versions) in self.volatile.range(offset..offset + into.len()) {
@@ -69,6 +89,7 @@ impl Disk {
         pool: &BufferPool,
         read: ReadRange,
     ) -> io::Result<crate::buffer::Buffer> {
+        self.check_readable(read.offset_bytes, read.bytes)?;
         let mut buffer = pool.allocate(read.bytes);
         self.current(read.offset_bytes as usize, &mut buffer);
         Ok(buffer)
@@ -109,6 +130,10 @@ impl Disk {
         }
         let buffers = match op {
             DeviceOp::Read { offset_bytes, mut buffer } => {
+                if let Err(error) = self.check_readable(offset_bytes, buffer.len()) {
+                    let buffers = vec![buffer];
+                    return Some(DeviceCompletion { token, result: Err(error), buffers });
+                }
                 self.current(offset_bytes as usize, &mut buffer);
                 vec![buffer]
             }
@@ -128,6 +153,10 @@ impl Disk {
                     self.sync();
                 }
                 buffers
+            }
+            DeviceOp::Sync if self.syncs_fail => {
+                let result = Err(io::Error::other("injected"));
+                return Some(DeviceCompletion { token, result, buffers: Vec::new() });
             }
             DeviceOp::Sync => {
                 self.sync();

@@ -5,7 +5,13 @@
 mod crash;
 mod damage;
 mod disk;
+mod exhaustive;
+mod image;
+mod order;
+mod parts;
+mod refused;
 mod space;
+mod unreadable;
 
 use super::{Geometry, Outcome, Recovery, Reply, Request, Store, format_store};
 use crate::buffer::{Buffer, BufferPool, PoolOptions};

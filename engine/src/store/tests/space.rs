@@ -76,6 +76,22 @@ fn overwriting_for_long_cleans_and_keeps_everything() {
     }
 }
 
+/// What is promised to a request on its way is given back when it is done.
+#[test]
+fn reserved_zeroes_that_come_and_go_take_no_space() {
+    let mut bench = Bench::small(12);
+    let volume = bench.create("vm0", 10_000);
+    let capacity = bench.store.status().capacity_bytes / BLOCK_SIZE_BYTES as u64;
+    for _ in 0..2 * capacity / 500 {
+        let zero = Request::Zero { volume, first: BlockIndex(7), count: 500, reserve: true };
+        bench.call(zero).expect("there is room");
+        bench.zero(volume, 7, 500).expect("trim");
+    }
+    assert_eq!(fill(&mut bench, volume, 3200), 3200);
+    bench.run();
+    bench.audit();
+}
+
 #[test]
 fn a_full_file_system_is_no_space_and_nothing_is_lost() {
     let mut bench = Bench::format(2 * STORE_MIN_BYTES, 11);
@@ -107,4 +123,29 @@ fn a_full_file_system_is_no_space_and_nothing_is_lost() {
     bench.write(volume, 0, data).expect("there is room again");
     bench.run();
     bench.audit();
+}
+
+#[test]
+fn room_that_comes_back_is_found_by_who_waits() {
+    let mut bench = Bench::small(12);
+    bench.disk.full_from = Some(0);
+    let size_bytes = 1 << 20;
+    let token = bench.request(Request::CreateVolume { name: "vm0".into(), size_bytes });
+    for _ in 0..20 {
+        assert!(bench.step(), "nobody would ever try again");
+    }
+    assert!(bench.store.status().device_full && bench.replies.is_empty());
+    bench.disk.full_from = None;
+    bench.wait(token).expect("there is room again");
+    assert!(!bench.store.status().device_full);
+}
+
+#[test]
+fn a_new_segment_that_cannot_be_written_fences_the_store() {
+    let mut bench = Bench::small(13);
+    bench.disk.fail_after = Some(0);
+    let size_bytes = 1 << 20;
+    let created = bench.call(Request::CreateVolume { name: "vm0".into(), size_bytes });
+    assert_eq!(created.expect_err("no ENOSPC, no waiting").kind(), ErrorKind::Failed);
+    assert!(bench.store.failed().is_some() && !bench.store.status().device_full);
 }

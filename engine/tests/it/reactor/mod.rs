@@ -20,12 +20,12 @@ fn reactor() -> Reactor {
 }
 
 /// A free port of this machine.
-fn tcp() -> Address {
+pub(crate) fn tcp() -> Address {
     Address::Tcp(([127, 0, 0, 1], 0).into())
 }
 
 /// Two connected streams: who connected, who accepted.
-async fn pair(reactor: &Reactor, address: &Address) -> (Rc<dyn Stream>, Rc<dyn Stream>) {
+pub(crate) async fn pair(reactor: &Reactor, address: &Address) -> (Rc<dyn Stream>, Rc<dyn Stream>) {
     let listener = reactor.listen(address).expect("can listen");
     let client = reactor.connect(&listener.address()).await.expect("can connect");
     let server = listener.accept().await.expect("accepts");
@@ -33,12 +33,16 @@ async fn pair(reactor: &Reactor, address: &Address) -> (Rc<dyn Stream>, Rc<dyn S
 }
 
 /// A message of these bytes.
-fn bytes(content: &[u8]) -> Message {
+pub(crate) fn bytes(content: &[u8]) -> Message {
     Message { head: content.to_vec(), parts: vec![Part::Head(content.len())] }
 }
 
 /// One receive, appended to `all`.
-async fn receive_into(stream: &dyn Stream, first: Buffer, all: &mut Vec<u8>) -> io::Result<Buffer> {
+pub(crate) async fn receive_into(
+    stream: &dyn Stream,
+    first: Buffer,
+    all: &mut Vec<u8>,
+) -> io::Result<Buffer> {
     let buffers = ReceiveBuffers { first, first_filled: 0, second: None };
     let (count, buffers) = stream.receive(buffers).await;
     all.extend_from_slice(&buffers.first[..count?]);

@@ -1,0 +1,85 @@
+//! Which life every segment is in, from its first blocks.
+//!
+//! Invariant: a segment that may hold something acknowledged is never taken for an unused one, nor
+//! for one in an older life.
+//! Must never know: what the batches hold.
+
+use super::image::Image;
+use super::{ReadResult, Recovery, Step, unreadable};
+use crate::error::Result;
+use crate::format::{SegmentHeader, peek_sequence};
+use crate::units::{BLOCK_SIZE_BYTES, SegmentId};
+use std::collections::VecDeque;
+
+impl Recovery {
+    /// Takes the first two blocks of segments from `next` on.
+    pub(super) fn take_headers(
+        &mut self,
+        next: u32,
+        mut unknown: VecDeque<SegmentId>,
+        results: &[ReadResult],
+    ) -> Step {
+        if next == 0 {
+            self.count_live();
+        }
+        let store = self.store.as_mut().expect("invariant: the superblock was read");
+        for (i, result) in results.iter().enumerate() {
+            let id = SegmentId(next + i as u32);
+            let is_unused = store.segments.get(id).live == 0;
+            let start = store.segments.start(id);
+            let bytes = result.as_deref().unwrap_or(&[]);
+            let header = bytes.get(..BLOCK_SIZE_BYTES);
+            let header = header.and_then(|b| SegmentHeader::decode(&store.seal, start, b).ok());
+            let second = bytes.get(BLOCK_SIZE_BYTES..).unwrap_or(&[]);
+            let first = peek_sequence(&store.seal, start.offset(1), second);
+            match (header.map(|header| header.sequence), first) {
+                (Some(own), Some(first)) if own < first => unknown.push_back(id),
+                (Some(sequence), _) | (None, Some(sequence)) => {
+                    store.segments.restore(id, sequence);
+                }
+                _ if is_unused && result.is_ok() && bytes.iter().all(|byte| *byte == 0) => {}
+                _ => {
+                    sometimes!("recovery: a segment header was damaged");
+                    unknown.push_back(id);
+                }
+            }
+        }
+        let next = next + results.len() as u32;
+        if next < store.segments.count() {
+            return Step::Headers { next, unknown };
+        }
+        Step::lives(unknown)
+    }
+
+    /// Takes a segment whose first blocks did not tell.
+    ///
+    /// Its header may have been left behind by a crash when its first batch was not: the batch
+    /// tells, for a later store that missed this life would begin it again, in front of that batch.
+    /// If neither does, any batch header tells, unless the first one may be where the device fails:
+    /// the others may be left over from an older life.
+    pub(super) fn take_life(&mut self, id: SegmentId, image: &Image) -> Result<()> {
+        let store = self.store.as_mut().expect("invariant: the superblock was read");
+        let start = store.segments.start(id);
+        let own = SegmentHeader::decode(&store.seal, start, image.block(0)).ok();
+        let first = peek_sequence(&store.seal, start.offset(1), image.from(1));
+        let mut life = own.map(|header| header.sequence).max(first);
+        if life.is_none() {
+            // The segment's header and its first batch are one write: no header, no batch.
+            let block = image.block(0);
+            let is_new = !block.is_empty() && block.iter().all(|byte| *byte == 0);
+            if image.is_unreadable(1) && !is_new {
+                return Err(unreadable(start.offset(1)));
+            }
+            let others = (2..image.blocks())
+                .filter_map(|at| peek_sequence(&store.seal, start.offset(at), image.from(at)));
+            life = others.max();
+            if life.is_some() {
+                sometimes!("recovery: a segment's life was found further in");
+            }
+        }
+        if let Some(life) = life {
+            store.segments.restore(id, life);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Goal: what must come after something else comes after it.
+//! Method: a look at what is in flight, and at who is answered first, whatever ends first.
+
+use super::*;
+use crate::format::SUPERBLOCK_LOCATIONS;
+use crate::reactor::DeviceOp;
+use crate::store::segments::Segments;
+use crate::units::SegmentId;
+
+#[test]
+fn superblock_copies_are_written_one_after_the_other() {
+    let mut bench = Bench::small(21);
+    let volume = bench.create("vm0", 100);
+    let data = bench.block(3, 1);
+    bench.write(volume, 5, data).expect("write");
+    let token = bench.request(Request::Checkpoint);
+    let is_superblock = |op: &&DeviceOp| match op {
+        DeviceOp::Write { offset_bytes, .. } => {
+            SUPERBLOCK_LOCATIONS.iter().any(|place| place.offset_bytes() == *offset_bytes)
+        }
+        _ => false,
+    };
+    let mut seen = 0;
+    while !bench.replies.iter().any(|reply| reply.token == token) {
+        let copies: Vec<_> = bench.disk.in_flight().filter(is_superblock).collect();
+        assert!(copies.len() <= 1, "a crash may tear both");
+        assert!(copies.iter().all(|op| matches!(op, DeviceOp::Write { sync: true, .. })));
+        seen += copies.len();
+        assert!(bench.step());
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn a_barrier_covers_every_batch_in_flight() {
+    let mut overlapped = 0;
+    for seed in 1..60 {
+        let mut bench = Bench::small(seed);
+        let volume = bench.create("vm0", 1000);
+        bench.run();
+        let mut writes = Vec::new();
+        for i in 0..3u64 {
+            let data = bench.block(20, i);
+            writes.push(bench.request(Request::Write { volume, first: BlockIndex(i * 20), data }));
+        }
+        let is_write = |op: &&DeviceOp| matches!(op, DeviceOp::Write { sync: true, .. });
+        overlapped += usize::from(bench.disk.in_flight().filter(is_write).count() > 1);
+        let barrier = bench.request(Request::Barrier);
+        bench.wait(barrier).expect("a barrier");
+        for token in writes {
+            let done = bench.replies.iter().any(|reply| reply.token == token);
+            assert!(done, "seed {seed}: the barrier overtook request {token}");
+        }
+    }
+    assert!(overlapped > 0);
+}
+
+/// A batch that was whole behind one that was not is void for good, also where the log goes on.
+#[test]
+fn what_was_cut_off_stays_cut_off() {
+    let mut cut = 0;
+    for seed in 1..150 {
+        let mut bench = Bench::small(seed);
+        let volume = bench.create("vm0", 1000);
+        bench.run();
+        for first in [0, 100] {
+            let data = bench.block(20, first);
+            bench.request(Request::Write { volume, first: BlockIndex(first), data });
+        }
+        bench.step();
+        if bench.disk.in_flight().count() == 0 || !bench.replies.is_empty() {
+            continue;
+        }
+        bench = bench.crash().expect("recovers");
+        let before = bench.read(volume, 100, 20).expect("reads");
+        let is_cut = before.iter().all(|byte| *byte == 0);
+        let data = bench.block(1, 7);
+        bench.write(volume, 300, data).expect("write");
+        bench = bench.crash().expect("recovers again");
+        assert!(bench.read(volume, 100, 20).expect("reads") == before, "seed {seed}: it came back");
+        cut += u32::from(is_cut);
+    }
+    assert!(cut > 5, "{cut} cut");
+}
+
+/// A sync that fails may have lost anything, whatever it was for.
+#[test]
+fn a_failed_sync_fences_the_store() {
+    let mut bench = Bench::small(22);
+    bench.disk.syncs_fail = true;
+    bench.pump();
+    bench.run();
+    assert!(bench.store.failed().is_some(), "segments were prepared meanwhile");
+    let create = Request::CreateVolume { name: "vm0".into(), size_bytes: 4096 };
+    assert!(bench.call(create).is_err());
+    let barrier = bench.request(Request::Barrier);
+    assert!(bench.wait(barrier).is_err());
+}
+
+#[test]
+fn segments_in_use_by_reads_are_not_opened() {
+    let mut segments = Segments::new(20, 1024);
+    segments.set_prepared(3);
+    segments.get_mut(SegmentId(0)).pins = 1;
+    assert_eq!(segments.open(), Some(SegmentId(1)));
+    segments.get_mut(SegmentId(0)).pins = 0;
+    assert_eq!(segments.open(), Some(SegmentId(0)));
+}
