@@ -5,8 +5,8 @@
 //! also reaches what stands behind it.
 
 use ashlar_engine::format::{
-    ChunkRef, ChunkWriter, DeviceId, Seal, SegmentHeader, Superblock, decode_batch, decode_chunk,
-    decode_root, encode_batch, encode_root, header_blocks, peek_sequence,
+    ChunkRef, ChunkWriter, DeviceId, FORMAT_VERSION, Seal, SegmentHeader, Superblock, decode_batch,
+    decode_chunk, decode_root, encode_batch, encode_root, header_blocks, peek_sequence,
 };
 use ashlar_engine::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence};
@@ -15,7 +15,7 @@ const SEQUENCE: SegmentSequence = SegmentSequence(9);
 const PLACE: Location = Location(777);
 
 fn seal() -> Seal {
-    Seal::new(DeviceId([3; 16]))
+    Seal::new(DeviceId([3; 16]), FORMAT_VERSION)
 }
 
 /// The input behind its first byte, padded to blocks, and whether to make the checksum right.

@@ -1,15 +1,19 @@
 //! Black-box runs of the program `ashlar`.
 //!
-//! This crate sees a binary, its command line and its sockets, and nothing else: it depends on no
-//! other crate of the workspace, brings its own NBD client, and would judge any server the same
-//! way. Two kinds of run live here: `kill9`, which crashes the server under load and holds it to
-//! every acknowledgement, and `tests/it`, which drives other people's tools against it.
+//! This crate sees a binary, its command line and its sockets, and the bytes under its store: it
+//! depends on no other crate of the workspace, brings its own NBD client, and would judge any
+//! server the same way. Three kinds of run live here: `kill9` crashes the server under load and
+//! holds it to every acknowledgement, `power_loss` does that with its disk, and `tests/it` drives
+//! other people's tools and bad disks against it.
 
 pub mod binary;
+pub mod faultfs;
 pub mod history;
 pub mod kill9;
 pub mod nbd;
+pub mod power_loss;
 pub mod random;
+pub mod rounds;
 pub mod sector;
 pub mod server;
 pub mod temporary;

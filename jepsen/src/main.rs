@@ -1,11 +1,12 @@
-//! Long black-box runs: `kill9` crashes a server under load, round after round.
+//! Long black-box runs: a server is killed, or its disk loses power, under load, again and again.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ashlar_jepsen::kill9::{self, Options};
+use ashlar_jepsen::rounds::{Options, Outcome};
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
+use ashlar_jepsen::{Result, kill9, power_loss};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -18,11 +19,22 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// SIGKILL under load, restart, verify every acknowledged request; exit 1 on any loss.
-    Kill9(Kill9Args),
+    Kill9(RunArgs),
+    /// Loss of power under load on a FUSE disk that keeps what it must and no more; as kill9.
+    PowerLoss(PowerLossArgs),
 }
 
 #[derive(Args)]
-struct Kill9Args {
+struct PowerLossArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// The disk lies about durability: loss is counted, only wrong bytes and mute refusals fail.
+    #[arg(long)]
+    lying: bool,
+}
+
+#[derive(Args)]
+struct RunArgs {
     /// Rounds.
     #[arg(long, default_value_t = 200)]
     rounds: u64,
@@ -49,9 +61,33 @@ struct Kill9Args {
     server_argument: Vec<String>,
 }
 
+impl RunArgs {
+    /// Says which seed it takes.
+    fn options(&self, kind: Kind) -> Options {
+        let seed = self.seed.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("seed {seed}");
+        Options {
+            kind,
+            rounds: self.rounds,
+            seed,
+            connections: self.connections.max(1),
+            volumes: self.volumes.max(1),
+            volume_bytes: self.volume_mib.max(1) << 20,
+            store_bytes: Some(self.store_mib << 20),
+            load: (Duration::from_millis(20), Duration::from_millis(self.load_ms.max(20))),
+            arguments: self.server_argument.clone(),
+            verbose: true,
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let Command::Kill9(args) = Cli::parse().command;
-    match kill9(&args) {
+    let passed = match Cli::parse().command {
+        Command::Kill9(args) => kill9(&args),
+        Command::PowerLoss(args) if args.lying => lying(&args.run),
+        Command::PowerLoss(args) => power_loss(&args.run),
+    };
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -61,34 +97,62 @@ fn main() -> ExitCode {
     }
 }
 
-fn kill9(args: &Kill9Args) -> ashlar_jepsen::Result<bool> {
-    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
-    println!("seed {seed}");
+fn kill9(args: &RunArgs) -> Result<bool> {
+    let options = args.options(Kind::from_environment());
     let directory = TemporaryDirectory::new("kill9")?;
-    let options = Options {
-        kind: Kind::from_environment(),
-        rounds: args.rounds,
-        seed,
-        connections: args.connections.max(1),
-        volumes: args.volumes.max(1),
-        volume_bytes: args.volume_mib.max(1) << 20,
-        store_bytes: Some(args.store_mib << 20),
-        load: (Duration::from_millis(20), Duration::from_millis(args.load_ms.max(20))),
-        arguments: args.server_argument.clone(),
-        verbose: true,
-    };
     let outcome = kill9::run(directory.path(), &options)?;
+    report(&outcome);
+    Ok(outcome.is_clean())
+}
+
+fn power_loss(args: &RunArgs) -> Result<bool> {
+    let options = args.options(Kind::Ashlar);
+    let directory = TemporaryDirectory::new("power")?;
+    let (outcome, counts) = power_loss::run(directory.path(), &options)?;
+    report(&outcome);
+    let survival = counts.survival;
+    println!(
+        "disk: {} reads, {} writes, {} of them durable, {} syncs; of the writes under way at {} \
+         losses of power {} survived whole, {} in part, {} not",
+        counts.reads,
+        counts.writes,
+        counts.durable_writes,
+        counts.syncs,
+        counts.cuts,
+        survival.whole,
+        survival.torn,
+        survival.gone,
+    );
+    Ok(outcome.is_clean())
+}
+
+fn lying(args: &RunArgs) -> Result<bool> {
+    let lies = power_loss::run_lying(&args.options(Kind::Ashlar))?;
+    for line in &lies.shown {
+        println!("{line}");
+    }
+    if let Some(refusal) = &lies.last_refusal {
+        println!("refused with: {refusal}");
+    }
+    println!(
+        "rounds {}  acks {}  sectors lost {}  unreadable {}  stores refused {}  violations {}",
+        lies.rounds, lies.acknowledged, lies.lost, lies.unreadable, lies.refused, lies.violations,
+    );
+    Ok(lies.violations == 0)
+}
+
+fn report(outcome: &Outcome) {
     for line in &outcome.shown {
         println!("{line}");
     }
     println!(
-        "rounds {}  acks {}  reads {}  refused {}  losses {}  longest restart {:?}",
+        "rounds {}  crashes {}  acks {}  reads {}  refused {}  losses {}  longest restart {:?}",
         outcome.rounds,
+        outcome.crashes,
         outcome.acknowledged,
         outcome.reads,
         outcome.refused,
         outcome.violations,
         outcome.restart_max,
     );
-    Ok(outcome.is_clean())
 }

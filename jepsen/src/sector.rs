@@ -1,7 +1,8 @@
 //! Self-describing sectors: every 512 bytes written by a run say what they are and who wrote them.
 //!
 //! Invariant: `decode(encode(stamp, volume, sector))` at the same place gives the stamp back, and
-//! bytes from another volume, another address or half a sector never pass.
+//! bytes from another volume, another address or half a sector never pass. The checksum is a CRC-32
+//! at the end on purpose: data of that kind defeats a store that relies on CRCs itself.
 
 /// Bytes of a sector.
 pub const SECTOR_SIZE_BYTES: usize = 512;

@@ -50,6 +50,8 @@ pub struct Setup {
     pub kind: Kind,
     /// Directory for the store, the sockets and the log.
     pub directory: PathBuf,
+    /// The store, if it is not in the directory.
+    pub device: Option<PathBuf>,
     /// Size of the store, where the program lets one choose.
     pub store_bytes: Option<u64>,
     /// Volumes: name and size.
@@ -64,6 +66,7 @@ impl Setup {
         Setup {
             kind: Kind::from_environment(),
             directory: directory.to_owned(),
+            device: None,
             store_bytes: None,
             volumes: vec![("vm0".to_owned(), volume_bytes)],
             arguments: Vec::new(),
@@ -72,7 +75,12 @@ impl Setup {
 
     /// The store (or the image of a peer).
     pub fn store(&self) -> PathBuf {
-        self.directory.join("store")
+        self.device.clone().unwrap_or_else(|| self.directory.join("store"))
+    }
+
+    /// The admin socket.
+    pub fn admin(&self) -> PathBuf {
+        self.directory.join("store.sock")
     }
 
     /// The NBD socket.
@@ -100,6 +108,7 @@ impl Setup {
     fn ashlar_command(&self) -> Result<Command> {
         let mut command = tied_command(&binary::ashlar()?);
         command.arg("serve").arg("--store").arg(self.store());
+        command.arg("--admin").arg(self.admin());
         command.arg("--listen").arg(format!("unix:{}", self.socket().display()));
         if let Some(size) = self.store_bytes {
             command.arg("--size").arg(size.to_string());

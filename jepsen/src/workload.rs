@@ -36,6 +36,8 @@ pub struct SharedVolume {
 pub struct Round {
     /// Set when the load should end by itself.
     pub stop: AtomicBool,
+    /// Set when errors are the right answer: its disk has gone from under the server.
+    pub errors_are_due: AtomicBool,
     /// Replies with an NBD error.
     pub refused: AtomicU64,
     /// Reads judged.
@@ -175,7 +177,9 @@ impl Link<'_> {
             return Err(what);
         };
         if reply.error != 0 {
-            self.round.refused.fetch_add(1, Ordering::Relaxed);
+            if !self.round.errors_are_due.load(Ordering::SeqCst) {
+                self.round.refused.fetch_add(1, Ordering::Relaxed);
+            }
             return Ok(());
         }
         match pending {

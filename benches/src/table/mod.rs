@@ -46,7 +46,7 @@ struct Scale {
 impl Scale {
     fn of(quick: bool) -> Scale {
         let (span, amplified, millis, runs) =
-            if quick { (1 << 30, 512 << 20, 500, 5) } else { (4 << 30, 2 << 30, 3000, 7) };
+            if quick { (1 << 30, 512 << 20, 500, 5) } else { (4 << 30, 2 << 30, 1500, 5) };
         let time = Duration::from_millis(millis);
         let extent = state::Extent {
             volume_bytes: span,
@@ -108,7 +108,7 @@ pub fn run(options: &Options) -> Result<String> {
     drop(server);
     remove(&ashlar.store)?;
     rows.extend(state::fresh(folder, &ashlar, &scale.extent)?);
-    rows.push(state::amplification(folder, &ashlar, &scale.extent));
+    rows.extend(state::amplification(folder, &ashlar, &scale.extent));
     crate::interrupt::check()?;
     Ok(document(options, &scale, folder, &rows, &figures, started.elapsed()))
 }

@@ -17,7 +17,7 @@ const CROWD: usize = 200;
 const IDLERS: usize = 10;
 /// Restarts after a kill.
 const RESTARTS: usize = 5;
-/// Share of the store that the write amplification row fills.
+/// Share of the store that the write amplification rows fill.
 const FULL_PERCENT: u64 = 80;
 
 /// How much is done.
@@ -107,8 +107,8 @@ pub fn fresh(folder: &Path, ashlar: &Ashlar, extent: &Extent) -> Result<Vec<Row>
     let detail = format!("of which anonymous {} MiB", short(mib(anonymous)));
     rows.push(row("resident memory at rest", Goal::Stated, " MiB", Ok((mib(all), detail))));
     rows.push(idle(&server, extent));
-    rows.extend(crowd(&server, extent));
     rows.extend(index_memory(&fresh, &server, extent));
+    rows.extend(crowd(&server, extent));
     Ok(rows)
 }
 
@@ -196,31 +196,53 @@ pub fn number(report: &serde_json::Value, names: &[&str]) -> Option<f64> {
     }
 }
 
-/// Device bytes per client byte under uniform random overwrite of a store that is 80 % full.
-pub fn amplification(folder: &Path, ashlar: &Ashlar, extent: &Extent) -> Row {
+/// Device bytes per client byte under uniform random overwrite of a store that is 80 % full: by
+/// what it states as its capacity, and by the size of its file.
+pub fn amplification(folder: &Path, ashlar: &Ashlar, extent: &Extent) -> Vec<Row> {
     let store_bytes = extent.amplified_store_bytes;
-    let volume_bytes = (store_bytes / 100 * FULL_PERCENT) & !((1 << 20) - 1);
-    let measured = || {
-        let store = folder.join("amplified");
-        let ashlar = Ashlar { store, store_bytes, volume_bytes, ..ashlar.clone() };
-        let server = ashlar.start()?;
-        run_clean(&server, &sequential_fill(volume_bytes))?;
-        // Once over the whole volume until cleaning is in its steady state, then measured.
-        run_clean(&server, &random_overwrite(volume_bytes, volume_bytes))?;
-        let before = procfs::process_write_bytes(server.pid())?;
-        let outcome = run_clean(&server, &random_overwrite(volume_bytes, volume_bytes))?;
-        let device = procfs::process_write_bytes(server.pid())? - before;
-        let client = outcome.requests * BLOCK_SIZE_BYTES;
-        let detail = format!(
-            "4k QD64 at {:.0} IOPS, volume of {} MiB in a store of {} MiB",
-            outcome.iops(),
-            volume_bytes >> 20,
-            store_bytes >> 20
-        );
-        Ok((device as f64 / client as f64, detail))
+    let fresh = Ashlar { store: folder.join("amplified"), store_bytes, ..ashlar.clone() };
+    let capacity = || {
+        let ashlar = Ashlar { volume_bytes: 1 << 20, ..fresh.clone() };
+        let _server = ashlar.start()?;
+        let status = ashlar.status().ok_or("no status from a running server")?;
+        number(&status, &["capacity_bytes"]).ok_or("the status has no capacity".into())
     };
-    let work = "write amplification, uniform random overwrite at 80 % full";
-    row(work, Goal::AtMost(3.0), "", measured())
+    let filled = |what: &str, goal: Goal, bytes: Result<f64>| {
+        let measured = bytes.and_then(|bytes| {
+            let volume_bytes = (bytes as u64 / 100 * FULL_PERCENT) & !((1 << 20) - 1);
+            amplified(&Ashlar { volume_bytes, ..fresh.clone() })
+        });
+        let work = format!(
+            "write amplification, uniform random overwrite at {FULL_PERCENT} % of the {what}"
+        );
+        row(&work, goal, "", measured)
+    };
+    let capacity = capacity();
+    vec![
+        filled("stated capacity", Goal::AtMost(3.0), capacity),
+        filled("store's file", Goal::Stated, Ok(store_bytes as f64)),
+    ]
+}
+
+fn amplified(ashlar: &Ashlar) -> Result<(f64, String)> {
+    if ashlar.store.exists() {
+        super::remove(&ashlar.store)?;
+    }
+    let (volume_bytes, server) = (ashlar.volume_bytes, ashlar.start()?);
+    run_clean(&server, &sequential_fill(volume_bytes))?;
+    // Until cleaning is in its steady state, then measured.
+    run_clean(&server, &random_overwrite(volume_bytes, volume_bytes * 2))?;
+    let before = procfs::process_write_bytes(server.pid())?;
+    let outcome = run_clean(&server, &random_overwrite(volume_bytes, volume_bytes))?;
+    let device = procfs::process_write_bytes(server.pid())? - before;
+    let client = outcome.requests * BLOCK_SIZE_BYTES;
+    let detail = format!(
+        "4k QD64 at {:.0} IOPS, volume of {} MiB in a store of {} MiB",
+        outcome.iops(),
+        volume_bytes >> 20,
+        ashlar.store_bytes >> 20
+    );
+    Ok((device as f64 / client as f64, detail))
 }
 
 fn mib(bytes: u64) -> f64 {

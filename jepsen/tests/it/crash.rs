@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ashlar_jepsen::kill9::{Options, run};
+use ashlar_jepsen::kill9::run;
+use ashlar_jepsen::rounds::Options;
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
 

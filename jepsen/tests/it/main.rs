@@ -6,15 +6,18 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
 mod admin;
+mod bad_disk;
 mod bad_input;
 mod clients;
 mod crash;
 mod damage;
 mod disk;
+mod fault_disk;
 mod filesystem;
 mod fio;
 mod full;
 mod libnbd;
 mod postgres;
+mod power_loss;
 mod qemu;
 mod tools;

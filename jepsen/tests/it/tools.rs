@@ -40,6 +40,18 @@ pub(crate) fn may_mount(test: &str) -> bool {
     true
 }
 
+/// Whether `test` can mount a fault disk. Missing rights are no failure, a missing program is one.
+pub(crate) fn may_use_fuse(test: &str) -> bool {
+    if !has(test, &["fusermount3"]) {
+        return false;
+    }
+    if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        skip(test, "/dev/fuse");
+        return false;
+    }
+    true
+}
+
 /// Whether the server is Ashlar itself: some tests ask for what only it has.
 pub(crate) fn is_ashlar(test: &str) -> bool {
     let is_ashlar = Kind::from_environment() == Kind::Ashlar;

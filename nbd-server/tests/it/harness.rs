@@ -9,6 +9,7 @@ use ashlar_nbd_server::{
     Counters, Export, ExportInfo, Exports, Extent, ReadData, Server, ServerOptions,
 };
 use std::future::poll_fn;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -185,6 +186,8 @@ impl Gate {
 pub(crate) const DAMAGED: u64 = 2 << 20;
 pub(crate) const FULL: u64 = 5 << 20;
 pub(crate) const CLOSED: u64 = 15 << 19;
+/// Writes that begin here do not wait at the gate.
+const UNGATED: Range<u64> = 6 << 20..7 << 20;
 
 fn fault(offset: u64, length: u64) -> Result<()> {
     for (at, kind) in
@@ -212,7 +215,9 @@ impl Export for HeldExport {
         self.memory.read(offset, length).await
     }
     async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
-        self.gate.pass().await;
+        if !UNGATED.contains(&offset) {
+            self.gate.pass().await;
+        }
         fault(offset, data.len() as u64)?;
         self.memory.write(offset, data).await
     }

@@ -1,7 +1,7 @@
 //! Limits: what greedy, lazy and numerous clients get, and that the others do not notice.
 
 use crate::client::{Client, READ, Style, info_data, option_bytes};
-use crate::harness::{Gate, HeldExports, TestServer};
+use crate::harness::{DAMAGED, Gate, HeldExports, TestServer};
 use ashlar_engine::reactor::Reactor;
 use ashlar_nbd_server::ServerOptions;
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
@@ -64,6 +64,19 @@ fn requests_in_flight_are_bounded() {
     assert!(gate.waiting() <= 1024, "{} writes under way", gate.waiting());
     assert_eq!(server.connect_to("vm0").read(8192, 1), Ok(vec![0]));
     gate.open();
+}
+
+/// More bytes than may be in flight, in reads that fail one after the other.
+#[test]
+fn failed_reads_hold_nothing() {
+    let gate = Gate::default();
+    let server =
+        TestServer::with(ServerOptions::default(), move |reactor| HeldExports::new(reactor, gate));
+    let mut client = Client::open(&server.socket, "vm0", Style::Structured);
+    for _ in 0..80 {
+        assert_eq!(client.read(DAMAGED, 1 << 20), Err(5));
+    }
+    assert_eq!(client.read(0, 1), Ok(vec![0]));
 }
 
 #[test]

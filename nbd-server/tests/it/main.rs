@@ -6,4 +6,5 @@ mod interop;
 mod limits;
 mod model;
 mod past_killers;
+mod pieces;
 mod transmission;
