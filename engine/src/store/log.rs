@@ -198,6 +198,11 @@ impl Log {
         point.batch.records.is_empty() && point.in_flight == 0
     }
 
+    /// Whether nothing is on its way to the device.
+    pub(crate) fn has_landed(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Whether nothing at all waits to become durable.
     pub(crate) fn is_quiet(&self) -> bool {
         self.in_flight.is_empty() && self.points.iter().all(|p| p.batch.records.is_empty())

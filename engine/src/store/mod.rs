@@ -171,6 +171,8 @@ pub struct Store {
     preparing: Option<prepare::Preparing>,
     /// The file system under the store refused to give it more room.
     device_full: bool,
+    /// No segment is left for data, and nothing the store can do makes one.
+    spent: bool,
     counters: Counters,
     failed: Option<Error>,
     read_only: bool,

@@ -122,7 +122,8 @@ impl Store {
         }
     }
 
-    /// When to try again to get room that somebody waits for.
+    /// When to try again to get room that somebody waits for. Without anybody the next request
+    /// tries.
     pub(super) fn prepare_timeout(&self) -> Option<Nanos> {
         let waits = self.log.is_starved(&self.segments) || !self.waiting.is_empty();
         self.preparing.as_ref()?.retry_at.filter(|_| waits)
@@ -133,16 +134,20 @@ impl Store {
         self.segments.set_prepared(self.segments.count());
     }
 
-    /// The file system is full and nothing in the store can be cleaned: what has gathered leaves
-    /// into the reserve, which is there for this; what only waits is refused.
+    /// No segment is left, the file system has no room for more (or there are no more), and nothing
+    /// in the store can be cleaned, as damage keeps it where it is: what has gathered leaves into
+    /// the reserve, which is there for this; data that only waits, or comes now, is refused.
     pub(super) fn relieve(&mut self) {
-        let hopeless = self.device_full
-            && self.log.is_starved(&self.segments)
+        let hopeless = self.segments.free() <= reserved_segments(&self.segments)
+            && (self.device_full || self.segments.unprepared() == 0)
             && self.cleaner.victim().is_none()
             && self.segments.empty() == 0
             && !self.checkpointer.is_running();
-        self.log.set_reserve_open(hopeless);
-        if !hopeless {
+        // Begins when nothing is under way that could help; lasts until there is a segment.
+        let stands_still = || self.log.is_starved(&self.segments) && self.log.has_landed();
+        self.spent = hopeless && (self.spent || stands_still());
+        self.log.set_reserve_open(self.spent);
+        if !self.spent {
             return;
         }
         sometimes!("prepare: data took the reserve");
@@ -153,9 +158,20 @@ impl Store {
             };
             self.waiting_bytes -= data.len();
             self.pending_blocks -= (data.len() / BLOCK_SIZE_BYTES) as u64;
-            let why = "the file system under the store is full: free some space there";
-            self.reply(token, Err(Error::new(ErrorKind::NoSpace, why)));
+            let error = self.no_segment();
+            self.reply(token, Err(error));
         }
+    }
+
+    /// Why data is refused in a store that is [`Store::spent`].
+    pub(super) fn no_segment(&self) -> Error {
+        let why = if self.device_full {
+            "the file system under the store is full: free some space there"
+        } else {
+            "the store has no segment left that it can clean: delete or trim something, look for \
+             damage with `ashlar check`, or use a larger store"
+        };
+        Error::new(ErrorKind::NoSpace, why)
     }
 }
 

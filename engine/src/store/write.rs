@@ -61,9 +61,12 @@ impl Store {
         self.log.push(Heat::Hot, record, Some(data), Some(token));
     }
 
-    /// Whether new blocks may be mapped. Overwriting what is mapped is always allowed: it frees as
-    /// much as it takes.
+    /// Whether new blocks may be mapped. Overwriting what is mapped is allowed, as it frees as much
+    /// as it takes, unless what it frees cannot be had.
     fn check_space(&self, volume: VolumeId, first: BlockIndex, count: u64) -> Result<()> {
+        if self.spent {
+            return Err(self.no_segment());
+        }
         let used = self.data_blocks + self.reserved_blocks + self.pending_blocks;
         let capacity = self.capacity_blocks();
         if used + count <= capacity {

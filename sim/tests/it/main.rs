@@ -33,23 +33,25 @@ fn a_seed_does_the_same_twice() {
     }
 }
 
-/// How many of some seeds are seen to be broken.
-fn broken(canary: Canary) -> usize {
+/// How many of the first seeds are seen to be broken.
+fn broken(canary: Canary, seeds: u64) -> usize {
     let limits = Limits { canary: Some(canary), ..Limits::default() };
-    (1..=12).filter(|number| seed::run(*number, &limits, false).violation.is_some()).count()
+    (1..=seeds).filter(|number| seed::run(*number, &limits, false).violation.is_some()).count()
 }
 
 #[test]
 fn a_disk_that_forgets_is_seen() {
-    assert!(broken(Canary::ForgetfulDisk) >= 3);
+    assert!(broken(Canary::ForgetfulDisk, 12) >= 3);
 }
 
 #[test]
 fn an_answer_that_was_never_given_is_seen() {
-    assert!(broken(Canary::LyingClient) >= 6);
+    // One answer in 50 is a lie, and half of the seeds have too few requests, or read too little
+    // of what was lied about: 50 % of 600 seeds were seen. A third of 36 is 2 sigma below.
+    assert!(broken(Canary::LyingClient, 36) >= 12);
 }
 
 #[test]
 fn sectors_in_the_wrong_place_are_seen() {
-    assert!(broken(Canary::SwappedSectors) >= 10);
+    assert!(broken(Canary::SwappedSectors, 12) >= 10);
 }

@@ -440,6 +440,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         cleaner: Cleaner::default(),
         preparing: None,
         device_full: false,
+        spent: false,
         counters: Counters::default(),
         failed: None,
         read_only,

@@ -43,6 +43,41 @@ fn a_full_store_refuses_new_data_only() {
     assert!(bench.read(volume, 0, 1).is_err());
 }
 
+/// Damage that keeps every segment from being cleaned takes the space that overwriting needs: that
+/// is said, and what frees space goes on.
+#[test]
+fn a_store_that_cannot_be_cleaned_says_that_it_is_full() {
+    let mut bench = Bench::small(11);
+    let blocks = bench.store.status().capacity_bytes / 4096 / 40 * 32;
+    let volume = bench.create("vm0", blocks);
+    let other = bench.create("vm1", 100);
+    assert_eq!(fill(&mut bench, volume, blocks), blocks);
+    // No read of the cleaner ends well.
+    bench.disk.unreadable = (512..bench.disk.bytes() as usize / 4096).step_by(64).collect();
+    let mut refused = 0;
+    for round in 0..4 * blocks {
+        let data = bench.block(1, round);
+        if let Err(error) = bench.write(volume, (round * 7919) % blocks, data) {
+            assert_eq!(error.kind(), ErrorKind::NoSpace);
+            refused += 1;
+            if refused > 100 {
+                break;
+            }
+        }
+    }
+    assert!(refused > 100, "overwrites went on without any space");
+    let data = bench.block(1, 1);
+    assert!(bench.write(other, 0, data).is_err(), "nor is there room for anything else");
+    bench.zero(volume, 0, blocks / 2).expect("trim");
+    bench.call(Request::DeleteVolume { volume }).expect("delete");
+    bench.run();
+    bench.audit();
+    assert_eq!(fill(&mut bench, other, 96), 96);
+    let bench = bench.crash().expect("recovers");
+    bench.audit();
+    assert_eq!(bench.store.status().data_bytes, 96 * 4096);
+}
+
 #[test]
 fn overwriting_for_long_cleans_and_keeps_everything() {
     let mut bench = Bench::small(10);
