@@ -1,4 +1,5 @@
-//! Damage on purpose, while nobody looks: one block at a time, so that what it may cost is known.
+//! Damage on purpose, while nobody looks: one block, so that what it may cost is known, or, on a
+//! disk that decays anyway, a whole stretch.
 //!
 //! Invariant: it is done only where the store had closed its log behind it, so that no damage can
 //! pass for a torn end of the log.
@@ -7,6 +8,7 @@
 use crate::lab::Lab;
 use ashlar_engine::limits::SEGMENTS_START_BLOCK;
 use ashlar_engine::reactor::sim::Damage;
+use ashlar_engine::store::Geometry;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 
 /// Tries to find a block that holds something.
@@ -43,6 +45,26 @@ pub fn damage_one(lab: &Lab) {
     lab.log(|| format!("block {block} is damaged"));
     lab.damage.set(lab.damage.get() + 1);
     lab.damaged_block.set(Some(block));
+}
+
+/// Garbage over the beginning of a segment that is in use: its header, and what else would tell
+/// its life.
+pub fn damage_stretch(lab: &Lab) {
+    let Ok(geometry) = Geometry::for_size(lab.disk.size_bytes()) else { return };
+    let segment_blocks = u64::from(geometry.segment_blocks);
+    let mut bytes = vec![0; BLOCK_SIZE_BYTES];
+    let found = (0..TRIES).find_map(|_| {
+        // The first segments hold most.
+        let segment = lab.below(u64::from(geometry.segments).div_ceil(2));
+        let start = SUPERBLOCKS + segment * segment_blocks;
+        lab.disk.read(start * BLOCK, &mut bytes);
+        bytes.iter().any(|byte| *byte != 0).then_some(start)
+    });
+    let Some(start) = found else { return };
+    let end = start + 1 + lab.below(segment_blocks);
+    lab.disk.damage(start * BLOCK..end * BLOCK, &Damage::Garbage);
+    lab.log(|| format!("blocks {start} to {end} are damaged"));
+    lab.damage.set(lab.damage.get() + 1);
 }
 
 /// After a store with damage has been looked through: one block may have cost one block.

@@ -127,6 +127,9 @@ fn one_life(lab: &Rc<Lab>, is_last: bool) -> bool {
     if is_whole && is_alone && lab.plan.has(Class::Damage) && lab.percent(50) {
         harm::damage_one(lab);
     }
+    if is_whole && lab.trust() == Trust::Damaged && lab.percent(10) {
+        harm::damage_stretch(lab);
+    }
     let left = pool.in_use_bytes();
     lab.check(left == 0, "bounded", || format!("{left} bytes of buffers leaked"));
     !matches!(end, Some(End::Refused | End::Broken))
