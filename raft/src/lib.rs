@@ -5,3 +5,4 @@
 //! way: `nbd-server -> raft -> engine`.
 
 pub mod frame;
+pub mod transport;
