@@ -59,13 +59,15 @@ pub enum Farewell {
     ShuttingDown = 10,
     /// The other is no longer a node of this cluster.
     Removed = 11,
+    /// What the other wants does not end.
+    Overloaded = 12,
 }
 
 impl Farewell {
     /// The reason with this code.
     #[must_use]
     pub fn from_code(code: u8) -> Farewell {
-        const ALL: [Farewell; 11] = [
+        const ALL: [Farewell; 12] = [
             Farewell::OtherCluster,
             Farewell::OtherNode,
             Farewell::Itself,
@@ -77,6 +79,7 @@ impl Farewell {
             Farewell::Silent,
             Farewell::ShuttingDown,
             Farewell::Removed,
+            Farewell::Overloaded,
         ];
         let known = ALL.into_iter().find(|reason| *reason as u8 == code);
         known.unwrap_or(Farewell::Unknown)

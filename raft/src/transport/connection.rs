@@ -8,7 +8,8 @@
 use super::ending::{Ending, Misdeed};
 use super::error::Error;
 use super::limits::{
-    FAREWELL_TIMEOUT, PING_AFTER, SEND_STALL_MAX, SILENCE_MAX, SPARE_MAX_BYTES, WATCH_INTERVAL,
+    DEAF_MAX, FAREWELL_TIMEOUT, PING_AFTER, SEND_STALL_MAX, SILENCE_MAX, SPARE_MAX_BYTES,
+    WATCH_INTERVAL,
 };
 use super::outgoing::{Charge, Outgoing};
 use super::peer::Peer;
@@ -47,8 +48,8 @@ pub(super) struct Connection {
     sent_at: Cell<Nanos>,
     /// When the send under way began.
     sending_since: Cell<Option<Nanos>>,
-    /// Nothing is received now, for want of room.
-    deaf: Cell<bool>,
+    /// Since when nothing is received, for want of room.
+    deaf_since: Cell<Option<Nanos>>,
 }
 
 impl Connection {
@@ -73,7 +74,7 @@ impl Connection {
             heard_at: Cell::new(now),
             sent_at: Cell::new(now),
             sending_since: Cell::new(None),
-            deaf: Cell::new(false),
+            deaf_since: Cell::new(None),
         }
     }
 
@@ -151,15 +152,12 @@ fn set_waker(connection: &Connection, context: &Context<'_>) {
 async fn read(session: &Session, mut decoder: Decoder) -> Ending {
     let Session { shared, connection, .. } = session;
     loop {
-        if !has_room(session) {
-            connection.deaf.set(true);
-            poll_fn(|_| if has_room(session) { Poll::Ready(()) } else { Poll::Pending }).await;
-            connection.deaf.set(false);
-            connection.heard_at.set(shared.reactor.now());
-        }
         match decoder.next_frame() {
             Err(error) => return Ending::Garbage(error),
             Ok(Some(frame)) => {
+                if matches!(frame.envelope.kind, Kind::Request | Kind::OneWay) {
+                    room(session).await;
+                }
                 if let Some(ending) = take(session, frame).await {
                     return ending;
                 }
@@ -179,7 +177,20 @@ async fn read(session: &Session, mut decoder: Decoder) -> Ending {
     }
 }
 
-/// Whether one more request of the peer may be taken in. The task is woken when that changes.
+/// Waits until one more request of the peer may be taken in. Answers and cancellations that came
+/// before it have been taken by then, so honest peers do not wait for each other.
+async fn room(session: &Session) {
+    if has_room(session) {
+        return;
+    }
+    let Session { shared, connection, .. } = session;
+    connection.deaf_since.set(Some(shared.reactor.now()));
+    // The task is woken whenever something is released.
+    poll_fn(|_| if has_room(session) { Poll::Ready(()) } else { Poll::Pending }).await;
+    connection.deaf_since.set(None);
+    connection.heard_at.set(shared.reactor.now());
+}
+
 fn has_room(session: &Session) -> bool {
     let Session { peer, connection, .. } = session;
     let (handlers, held_bytes) = connection.serving.load();
@@ -267,9 +278,10 @@ async fn watch(reactor: &Reactor, connection: &Connection) -> Ending {
             }
             _ => {}
         }
-        let silence = now.since(connection.heard_at.get());
-        if silence >= SILENCE_MAX && !connection.deaf.get() {
-            return Ending::Silent;
+        match connection.deaf_since.get() {
+            Some(since) if now.since(since) >= DEAF_MAX => return Ending::Overloaded,
+            None if now.since(connection.heard_at.get()) >= SILENCE_MAX => return Ending::Silent,
+            _ => {}
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Ending {
     Silent,
     /// The other side did not take what was sent.
     Stalled,
+    /// What the other side wants does not end, and there is no room for more.
+    Overloaded,
     /// The other side has made a new one.
     Superseded,
     /// The peer is no longer one.
@@ -71,6 +73,7 @@ impl fmt::Display for Ending {
             Ending::Told(_, text) => write!(f, "the other side closed the connection: {text}"),
             Ending::Silent => f.write_str("nothing was heard for too long"),
             Ending::Stalled => f.write_str("the other side does not take what is sent"),
+            Ending::Overloaded => f.write_str("too many of its requests do not end"),
             Ending::Superseded => f.write_str("the other side made a new connection"),
             Ending::Removed => f.write_str("it is no longer a node of this cluster"),
             Ending::ShuttingDown => f.write_str("the node shuts down"),
@@ -86,6 +89,7 @@ impl Ending {
             Ending::Refused(refusal) => refusal.farewell(),
             Ending::Superseded => Farewell::Duplicate,
             Ending::Silent => Farewell::Silent,
+            Ending::Overloaded => Farewell::Overloaded,
             Ending::ShuttingDown => Farewell::ShuttingDown,
             Ending::Removed => Farewell::Removed,
             Ending::Left

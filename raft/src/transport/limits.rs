@@ -57,6 +57,9 @@ pub const PING_AFTER: Duration = Duration::from_secs(1);
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A connection whose peer has not taken what was sent for this long is cut.
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(10);
+/// A connection from which nothing could be received for this long, for want of room, is cut: only
+/// its end can free what does not end by itself.
+pub const DEAF_MAX: Duration = Duration::from_secs(30);
 
 const LARGEST_BYTES: usize = HEAD_MAX_BYTES + PAYLOAD_MAX_BYTES;
 const _: () = assert!(REQUESTS_MAX_BYTES >= 2 * LARGEST_BYTES);

@@ -7,7 +7,8 @@
 //! - Every call ends: with an answer, or with an [`Error`] whose kind says whether the request may
 //!   have been carried out. A request is handed over at most once.
 //! - What is on its way to and from a peer is bounded ([`limits`]): calls wait for room, in order.
-//!   Nothing is received from a peer for which too much is held. No peer delays another.
+//!   Nothing is received from a peer for which too much is held; if that does not end, the
+//!   connection does. No peer delays another.
 //! - A connection on which nothing is heard is cut after [`limits::SILENCE_MAX`]; one that is lost
 //!   is made again after a pause that grows.
 //! - Of two connections between the same nodes one stays, and both sides choose the same.
@@ -105,8 +106,10 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Connections so far.
     pub connections: u64,
-    /// How the last connection, or the last attempt at one, ended.
+    /// How the last connection ended.
     pub last_ending: Option<Ending>,
+    /// Why the last attempt at one that failed did so.
+    pub last_failure: Option<Ending>,
     /// Calls to it whose result nobody has taken yet.
     pub calls: usize,
     /// Those of them that were sent and are not answered.

@@ -45,6 +45,7 @@ pub(super) struct Peer {
     newest: Cell<u64>,
     connections: Cell<u64>,
     last_ending: RefCell<Option<Ending>>,
+    last_failure: RefCell<Option<Ending>>,
     /// How long the last connection lasted.
     lasted: Cell<Duration>,
     /// Waits for the link to change.
@@ -62,6 +63,7 @@ impl Peer {
             newest: Cell::new(0),
             connections: Cell::new(0),
             last_ending: RefCell::default(),
+            last_failure: RefCell::default(),
             lasted: Cell::new(Duration::ZERO),
             keeper: RefCell::default(),
         }
@@ -85,6 +87,7 @@ impl Peer {
             connected: connection.is_some(),
             connections: self.connections.get(),
             last_ending: self.last_ending.borrow().clone(),
+            last_failure: self.last_failure.borrow().clone(),
             calls: calls.len(),
             calls_sent: calls.load().calls,
             calls_waiting: calls.waiting().0,
@@ -220,7 +223,7 @@ impl Peer {
 
     /// An attempt failed.
     pub(super) fn failed(&self, why: Ending) {
-        self.last_ending.replace(Some(why.clone()));
+        self.last_failure.replace(Some(why.clone()));
         // The peer's own attempt is about to give a connection.
         if !matches!(why, Ending::Told(Farewell::Duplicate, _)) {
             self.rest(why);
