@@ -34,6 +34,12 @@ const ROOMS: [Room; 10] = [
     },
 ];
 
+/// Rooms of `raft` that must not know the others.
+const RAFT_ROOMS: [Room; 2] = [
+    Room { name: "frame", imports: &[], only: None },
+    Room { name: "transport", imports: &["frame"], only: None },
+];
+
 /// Crates of the workspace and which of each other they may use.
 const CRATES: [(&str, &[&str]); 7] = [
     ("engine", &[]),
@@ -41,7 +47,7 @@ const CRATES: [(&str, &[&str]); 7] = [
     ("nbd-server", &["engine", "raft"]),
     ("benches", &[]),
     ("jepsen", &[]),
-    ("fuzz", &["engine", "nbd-server"]),
+    ("fuzz", &["engine", "nbd-server", "raft"]),
     ("sim", &["engine", "nbd-server"]),
 ];
 
@@ -96,9 +102,13 @@ fn product() -> impl Iterator<Item = File> {
 
 /// The room of an engine file: the first part of its path, without what follows an underscore.
 fn room_of(path: &str) -> Option<&str> {
-    let inside = path.strip_prefix("engine/src/")?;
-    let first = inside.split(['/', '.']).next()?;
+    let first = first_of(path, "engine/src/")?;
     Some(first.split_once('_').map_or(first, |(room, _)| room))
+}
+
+/// The first part of a path behind `prefix`, without extension.
+fn first_of<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    path.strip_prefix(prefix)?.split(['/', '.']).next()
 }
 
 #[test]
@@ -112,6 +122,9 @@ fn rooms_import_in_one_direction() {
                 None => wrong.push(format!("{}: a room that the table does not know", file.path)),
             },
         }
+        let of_raft = first_of(&file.path, "raft/src/");
+        let room = RAFT_ROOMS.iter().find(|room| Some(room.name) == of_raft);
+        wrong.extend(room.iter().flat_map(|room| rules::imports(room, &file.path, &file.text)));
     }
     none(wrong);
 }
@@ -233,6 +246,11 @@ fn wrong_imports_are_found() {
     assert_eq!(wrong("// crate::local\n#[cfg(test)]\nmod t { use crate::local::X; }\n"), 0);
     assert_eq!(wrong("use crate::{local, units};\n"), 1);
     assert_eq!(room_of("engine/src/embedded_blocking.rs"), Some("embedded"));
+    assert_eq!(first_of("raft/src/frame/hello.rs", "raft/src/"), Some("frame"));
+    let frame = &RAFT_ROOMS[0];
+    let wrong = |text: &str| rules::imports(frame, "raft/src/frame/hello.rs", text).len();
+    assert_eq!(wrong("use super::limits::A;\nuse crate::frame::NodeId;\n"), 0);
+    assert_eq!(wrong("use crate::transport::Peers;\n"), 1);
 }
 
 #[test]

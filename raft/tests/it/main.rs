@@ -1,0 +1,2 @@
+//! Integration tests of placement groups, one binary.
+mod transport;
