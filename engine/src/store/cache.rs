@@ -62,7 +62,7 @@ impl ChecksumCache {
             None => self.order.push_back(header),
         }
         while self.bytes > self.bytes_max {
-            let Some(oldest) = self.order.pop_front() else { break };
+            let oldest = self.order.pop_front().expect("invariant: bytes are those of entries");
             let Some((_, used)) = self.entries.get_mut(&oldest) else { continue };
             if std::mem::take(used) {
                 self.order.push_back(oldest);

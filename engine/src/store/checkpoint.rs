@@ -188,7 +188,7 @@ impl Store {
         if run.piece.is_none() && run.new_root.is_none() {
             self.next_piece();
         }
-        let Some(run) = &mut self.checkpointer.run else { return };
+        let run = self.checkpointer.run.as_mut().expect("invariant: a piece does not end a run");
         if let Some((record, _)) = &run.to_push
             && self.log.has_room(Heat::Cold, record.count)
             && let Some((record, bytes)) = run.to_push.take()
@@ -240,7 +240,7 @@ impl Store {
     /// Packs the next chunk, or the root once no leaf is left.
     fn next_piece(&mut self) {
         let checkpointer = &mut self.checkpointer;
-        let Some(run) = &mut checkpointer.run else { return };
+        let run = checkpointer.run.as_mut().expect("invariant: pieces are those of a run");
         let mut writer = ChunkWriter::new(run.root.lsn);
         let mut leaves = Vec::new();
         while let Some(leaf) = run.frozen.front() {
@@ -284,7 +284,7 @@ impl Store {
             run.to_push = Some((checkpoint_record(run.root.lsn, piece.blocks), bytes));
             return;
         };
-        let Some(piece) = run.piece.take() else { return };
+        let piece = run.piece.take().expect("invariant: looked at just before");
         let copies = Copies {
             location: first_copy,
             mirror: location,
@@ -301,7 +301,7 @@ impl Store {
 
     /// Both copies of a chunk are durable: its images count from the coming root on.
     fn chunk_written(&mut self, copies: Copies, leaves: &[FrozenLeaf]) {
-        let Some(run) = &self.checkpointer.run else { return };
+        let run = self.checkpointer.run.as_ref().expect("invariant: chunks are those of a run");
         let reference = ChunkRef {
             location: copies.location,
             mirror: copies.mirror,
@@ -319,8 +319,8 @@ impl Store {
     }
 
     fn write_superblock(&mut self, copy: u32) {
-        let Some(run) = &self.checkpointer.run else { return };
-        let Some(root) = run.new_root else { return };
+        let run = self.checkpointer.run.as_ref().expect("invariant: superblocks end a run");
+        let root = run.new_root.expect("invariant: the root is durable before the superblocks");
         if copy == 0 {
             self.superblock.generation += 1;
             self.superblock.root_location = root.location;
@@ -346,7 +346,7 @@ impl Store {
             self.write_superblock(1);
             return;
         }
-        let Some(run) = self.checkpointer.run.take() else { return };
+        let run = self.checkpointer.run.take().expect("invariant: superblocks end a run");
         let lsn = run.root.lsn;
         let mut freed: Vec<(Location, u32)> = Vec::new();
         for number in run.superseded {

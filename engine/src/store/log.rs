@@ -270,7 +270,8 @@ impl Log {
             return None;
         }
         let open = |p: &AppendPoint| p.segment.as_ref().is_some_and(|s| s.uncopied);
-        let heat = self.points.iter().find(|p| open(p))?.heat;
+        let point = self.points.iter().find(|p| open(p));
+        let heat = point.expect("invariant: the time-out is for such a point").heat;
         sometimes!("log: a closing batch");
         Some(self.write(heat, OpenBatch::default(), 0, segments))
     }
@@ -403,10 +404,7 @@ impl Log {
 
     /// The next batch, in LSN order, that has become durable.
     pub(crate) fn poll_durable(&mut self) -> Option<InFlight> {
-        if !self.in_flight.front()?.durable {
-            return None;
-        }
-        let batch = self.in_flight.pop_front()?;
+        let batch = self.in_flight.pop_front_if(|batch| batch.durable)?;
         self.durable = batch.lsn;
         self.point(batch.heat).in_flight -= 1;
         Some(batch)

@@ -82,7 +82,7 @@ impl Store {
         buffers: Vec<Buffer>,
     ) {
         let total = u64::from(self.segments.segment_blocks()) * BLOCK_SIZE_BYTES as u64;
-        let Some(preparing) = &mut self.preparing else { return };
+        let preparing = self.preparing.as_mut().expect("invariant: kept while it is written");
         preparing.in_flight -= 1;
         preparing.spare.extend(buffers);
         preparing.error = result.err().or(preparing.error.take());

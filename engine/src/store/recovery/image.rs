@@ -69,9 +69,9 @@ impl Again {
         self.left.push_back(id);
     }
 
-    /// The next reads: some of the next `blocks` of the first segment; none if no segment is left.
+    /// The next reads, while [`Again::is_busy`]: some of the next `blocks` of the first segment.
     pub(super) fn wave(&self, segments: &Segments, blocks: u32) -> Vec<ReadRange> {
-        let Some(id) = self.left.front() else { return Vec::new() };
+        let id = self.left.front().expect("invariant: asked only while a segment is left");
         let start = segments.start(*id);
         let left = (self.tried..blocks).take(WAVE_READS);
         left.map(|at| blocks_at(start.offset(at), 1)).collect()

@@ -361,7 +361,7 @@ impl Recovery {
             }
         } else {
             for result in results {
-                let Some(id) = left.pop_front() else { break };
+                let id = left.pop_front().expect("invariant: a read for each of them");
                 match result {
                     Ok(bytes) => self.take_segment(wanted, id, &Image::whole(bytes))?,
                     Err(_) => again.push(id),
