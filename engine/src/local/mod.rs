@@ -10,6 +10,7 @@ mod volume;
 
 pub use volume::{Extent, LocalVolume};
 
+use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::DeviceId;
 use crate::reactor::{BlockDevice, DeviceCompletion, DeviceOp, Reactor, Sleep, Task};
@@ -27,10 +28,19 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+/// Takes the answers of calls that have no future: a task for each would cost more than the call.
+pub trait Answers {
+    /// The call of this tag is done: the bytes read, in order; none for a write.
+    ///
+    /// The store is busy while it answers: do not call it from here.
+    fn answer(&self, tag: u64, result: Result<Vec<Buffer>>);
+}
+
 /// A call waiting for its answer.
-#[derive(Debug)]
 enum Slot {
     Waiting(Option<Waker>),
+    /// The answer goes there, with this tag.
+    Direct(Rc<dyn Answers>, u64),
     Answered(Result<Outcome>),
     /// Nobody waits any more.
     Dropped,
@@ -313,12 +323,22 @@ impl LocalStore {
     }
 
     fn submit(&self, request: Request) -> Call {
+        let slot = self.inner.submit(Slot::Waiting(None), request);
+        Call { inner: Rc::clone(&self.inner), slot }
+    }
+
+    /// Whether a call on these blocks may be submitted now, behind nobody who waits.
+    fn is_free(&self, volume: VolumeId, blocks: &std::ops::Range<u64>) -> bool {
         let inner = &self.inner;
-        let slot = inner.slots.borrow_mut().insert(Slot::Waiting(None));
-        let now = inner.reactor.now();
-        inner.store.borrow_mut().handle_request(now, slot as u64, request);
-        inner.wake_driver();
-        Call { inner: Rc::clone(inner), slot }
+        !inner.closed.get()
+            && inner.room.borrow().is_empty()
+            && !inner.store.borrow().is_full_of_requests()
+            && inner.locks.is_free(volume, blocks)
+    }
+
+    /// Submits a call that is answered to `answers`.
+    fn submit_direct(&self, request: Request, answers: Rc<dyn Answers>, tag: u64) {
+        self.inner.submit(Slot::Direct(answers, tag), request);
     }
 }
 
@@ -361,6 +381,14 @@ impl Drop for Call {
 }
 
 impl Inner {
+    fn submit(&self, slot: Slot, request: Request) -> usize {
+        let slot = self.slots.borrow_mut().insert(slot);
+        let now = self.reactor.now();
+        self.store.borrow_mut().handle_request(now, slot as u64, request);
+        self.wake_driver();
+        slot
+    }
+
     fn wake_driver(&self) {
         if let Some(waker) = self.driver.borrow_mut().take() {
             waker.wake();
@@ -369,10 +397,19 @@ impl Inner {
 
     fn answer(&self, slot: usize, result: Result<Outcome>) {
         let mut slots = self.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], Slot::Answered(result)) {
-            Slot::Waiting(Some(waker)) => waker.wake(),
-            Slot::Dropped => drop(slots.remove(slot)),
-            _ => {}
+        match &mut slots[slot] {
+            Slot::Waiting(waker) => {
+                let waker = waker.take();
+                slots[slot] = Slot::Answered(result);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            _ => {
+                let known = slots.remove(slot);
+                drop(slots);
+                if let Slot::Direct(answers, tag) = known {
+                    answers.answer(tag, result.map(Outcome::into_buffers));
+                }
+            }
         }
     }
 
@@ -403,8 +440,25 @@ impl Inner {
     }
 }
 
+/// When nobody drives the store any more, nobody is answered: who waits for answers may hold the
+/// store, and is let go.
+struct Driving(Rc<Inner>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        let mut slots = self.0.slots.borrow_mut();
+        let direct = slots.iter_mut().filter(|(_, slot)| matches!(slot, Slot::Direct(..)));
+        let let_go: Vec<Slot> =
+            direct.map(|(_, slot)| std::mem::replace(slot, Slot::Dropped)).collect();
+        drop(slots);
+        drop(let_go); // Outside the borrow.
+    }
+}
+
 /// The driver task of a store.
 async fn drive(inner: Rc<Inner>) {
+    let driving = Driving(inner);
+    let inner = &driving.0;
     let mut done = Vec::new();
     let mut timer: Option<(Nanos, Pin<Box<Sleep>>)> = None;
     poll_fn(|context| {
