@@ -4,13 +4,14 @@
 //! is carried out all the same, its answer thrown away.
 //! Must never know: record layouts, the NBD protocol.
 
+mod calls;
 mod partial;
 mod recover;
 mod volume;
 
+pub use calls::Answers;
 pub use volume::{Extent, LocalVolume};
 
-use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::DeviceId;
 use crate::reactor::{BlockDevice, DeviceCompletion, DeviceOp, Reactor, Sleep, Task};
@@ -18,9 +19,9 @@ use crate::store::{
     Geometry, Outcome, Recovery, Request, Store, StoreStatus, VolumeStatus, format_store,
 };
 use crate::units::{Nanos, VolumeId};
+use calls::{Call, Calls};
 use partial::Locks;
 use recover::read_wave;
-use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -28,29 +29,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Takes the answers of calls that have no future: a task for each would cost more than the call.
-pub trait Answers {
-    /// The call of this tag is done: the bytes read, in order; none for a write.
-    ///
-    /// The store is busy while it answers: do not call it from here.
-    fn answer(&self, tag: u64, result: Result<Vec<Buffer>>);
-}
-
-/// A call waiting for its answer.
-enum Slot {
-    Waiting(Option<Waker>),
-    /// The answer goes there, with this tag.
-    Direct(Rc<dyn Answers>, u64),
-    Answered(Result<Outcome>),
-    /// Nobody waits any more.
-    Dropped,
-}
-
 struct Inner {
     reactor: Reactor,
     device: Rc<dyn BlockDevice>,
     store: RefCell<Store>,
-    slots: RefCell<Slab<Slot>>,
+    calls: Calls,
     /// Wakes the driver; `None` while it is awake anyway.
     driver: RefCell<Option<Waker>>,
     /// Calls waiting until the store takes requests again.
@@ -169,7 +152,7 @@ impl LocalStore {
             reactor: reactor.clone(),
             device,
             store: RefCell::new(store),
-            slots: RefCell::default(),
+            calls: Calls::default(),
             driver: RefCell::default(),
             room: RefCell::default(),
             locks: Locks::default(),
@@ -323,8 +306,10 @@ impl LocalStore {
     }
 
     fn submit(&self, request: Request) -> Call {
-        let slot = self.inner.submit(Slot::Waiting(None), request);
-        Call { inner: Rc::clone(&self.inner), slot }
+        let inner = &self.inner;
+        let (call, token) = inner.calls.begin();
+        inner.submit(token, request);
+        call
     }
 
     /// Whether a call on these blocks may be submitted now, behind nobody who waits.
@@ -338,78 +323,21 @@ impl LocalStore {
 
     /// Submits a call that is answered to `answers`.
     fn submit_direct(&self, request: Request, answers: Rc<dyn Answers>, tag: u64) {
-        self.inner.submit(Slot::Direct(answers, tag), request);
-    }
-}
-
-/// An answer that is on its way.
-struct Call {
-    inner: Rc<Inner>,
-    slot: usize,
-}
-
-impl Future for Call {
-    type Output = Result<Outcome>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
-        let mut slots = self.inner.slots.borrow_mut();
-        let slot = &mut slots[self.slot];
-        match slot {
-            Slot::Waiting(waker) => {
-                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-                    *waker = Some(context.waker().clone());
-                }
-                Poll::Pending
-            }
-            _ => match std::mem::replace(slot, Slot::Dropped) {
-                Slot::Answered(result) => Poll::Ready(result),
-                _ => Poll::Ready(Err(Error::new(ErrorKind::Closed, "the call is over"))),
-            },
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let mut slots = self.inner.slots.borrow_mut();
-        match &mut slots[self.slot] {
-            // The store still holds the token: the answer frees the slot.
-            slot @ Slot::Waiting(_) => *slot = Slot::Dropped,
-            _ => drop(slots.remove(self.slot)),
-        }
+        let token = self.inner.calls.begin_direct(answers, tag);
+        self.inner.submit(token, request);
     }
 }
 
 impl Inner {
-    fn submit(&self, slot: Slot, request: Request) -> usize {
-        let slot = self.slots.borrow_mut().insert(slot);
+    fn submit(&self, token: u64, request: Request) {
         let now = self.reactor.now();
-        self.store.borrow_mut().handle_request(now, slot as u64, request);
+        self.store.borrow_mut().handle_request(now, token, request);
         self.wake_driver();
-        slot
     }
 
     fn wake_driver(&self) {
         if let Some(waker) = self.driver.borrow_mut().take() {
             waker.wake();
-        }
-    }
-
-    fn answer(&self, slot: usize, result: Result<Outcome>) {
-        let mut slots = self.slots.borrow_mut();
-        match &mut slots[slot] {
-            Slot::Waiting(waker) => {
-                let waker = waker.take();
-                slots[slot] = Slot::Answered(result);
-                waker.into_iter().for_each(Waker::wake);
-            }
-            _ => {
-                let known = slots.remove(slot);
-                drop(slots);
-                if let Slot::Direct(answers, tag) = known {
-                    answers.answer(tag, result.map(Outcome::into_buffers));
-                }
-            }
         }
     }
 
@@ -426,7 +354,7 @@ impl Inner {
                 self.device.submit(token, op);
             }
             while let Some(reply) = store.poll_reply() {
-                self.answer(reply.token as usize, reply.result);
+                self.calls.answer(reply.token, reply.result);
             }
             if waiting {
                 break;
@@ -440,25 +368,19 @@ impl Inner {
     }
 }
 
-/// When nobody drives the store any more, nobody is answered: who waits for answers may hold the
-/// store, and is let go.
-struct Driving(Rc<Inner>);
+/// When nobody drives the store any more, nobody is answered.
+struct LetGo(Rc<Inner>);
 
-impl Drop for Driving {
+impl Drop for LetGo {
     fn drop(&mut self) {
-        let mut slots = self.0.slots.borrow_mut();
-        let direct = slots.iter_mut().filter(|(_, slot)| matches!(slot, Slot::Direct(..)));
-        let let_go: Vec<Slot> =
-            direct.map(|(_, slot)| std::mem::replace(slot, Slot::Dropped)).collect();
-        drop(slots);
-        drop(let_go); // Outside the borrow.
+        self.0.calls.let_go();
     }
 }
 
 /// The driver task of a store.
 async fn drive(inner: Rc<Inner>) {
-    let driving = Driving(inner);
-    let inner = &driving.0;
+    let inner = LetGo(inner);
+    let inner = &*inner.0;
     let mut done = Vec::new();
     let mut timer: Option<(Nanos, Pin<Box<Sleep>>)> = None;
     poll_fn(|context| {
