@@ -5,7 +5,14 @@
 
 use crate::export::{Export, ReadData};
 use crate::limits::{EXTENTS_MAX, PIECE_MAX_BYTES};
-use ashlar_engine::buffer::BufferPool;
+use ashlar_engine::Result;
+use ashlar_engine::buffer::{Buffer, BufferPool};
+use ashlar_engine::local::Answers;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 /// Size the suite wants, at least. Odd on purpose: nothing may depend on the end being aligned.
 pub const SIZE_MIN_BYTES: u64 = 4 << 20;
@@ -21,6 +28,7 @@ pub async fn run<E: Export>(export: &E, pool: &BufferPool) {
     suite.check(0, 8192).await;
     suite.writes_of_every_alignment().await;
     suite.largest_piece().await;
+    suite.started_requests_are_answered().await;
     suite.zeroes_and_trims().await;
     suite.status_agrees_with_contents().await;
     suite.overlapping_writes_do_not_tear().await;
@@ -41,6 +49,34 @@ pub async fn read_all<E: Export>(export: &E, offset: u64, length: u32) -> Vec<u8
     };
     assert_eq!(bytes.len(), length as usize, "length of a read at {offset}");
     bytes
+}
+
+/// Answers of requests that were started, in the order they came.
+#[derive(Default)]
+struct Inbox {
+    answers: RefCell<VecDeque<(u64, Result<Vec<Buffer>>)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Answers for Inbox {
+    fn answer(&self, tag: u64, result: Result<Vec<Buffer>>) {
+        self.answers.borrow_mut().push_back((tag, result));
+        self.waker.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Inbox {
+    async fn next(&self) -> (u64, Vec<Buffer>) {
+        let next = poll_fn(|context| match self.answers.borrow_mut().pop_front() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                self.waker.replace(Some(context.waker().clone()));
+                Poll::Pending
+            }
+        });
+        let (tag, result) = next.await;
+        (tag, result.expect("done"))
+    }
 }
 
 struct Suite<'a, E> {
@@ -69,6 +105,42 @@ impl<E: Export> Suite<'_, E> {
             assert_eq!(wrong.map(|index| at + index as u64), None, "first wrong byte");
             at += part;
         }
+    }
+
+    /// Requests without a future: taken or left as they are, and whatever is taken is answered once,
+    /// under its tag, as the awaited ones are.
+    async fn started_requests_are_answered(&mut self) {
+        let inbox = Rc::new(Inbox::default());
+        let ranges = [(0, 4096), (4096, 12288), (1, 4096), (8192, 100), (0, 4097), (40960, 65536)];
+        let mut taken = 0;
+        for (tag, (offset, length)) in (100..).zip(ranges) {
+            let mut buffer = self.pool.allocate(length);
+            buffer.fill(tag as u8);
+            self.model[offset as usize..][..length].fill(tag as u8);
+            match self.export.start_write(offset, buffer, inbox.clone(), tag) {
+                Ok(()) => {
+                    let (answered, bytes) = inbox.next().await;
+                    assert!(answered == tag && bytes.is_empty());
+                }
+                Err(data) => {
+                    assert!(data.len() == length && data.iter().all(|byte| *byte == tag as u8));
+                    self.export.write(offset, data).await.expect("write");
+                }
+            }
+            self.check(0, 131_072).await;
+        }
+        for (tag, (offset, length)) in (200..).zip(ranges) {
+            let answers = inbox.clone();
+            taken += usize::from(self.export.start_read(offset, length as u32, answers, tag));
+        }
+        while taken > 0 {
+            let (tag, buffers) = inbox.next().await;
+            let (offset, length) = ranges[tag as usize - 200];
+            let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
+            assert!(bytes == self.model[offset as usize..][..length], "a read at {offset}");
+            taken -= 1;
+        }
+        assert!(inbox.answers.borrow().is_empty(), "answered once");
     }
 
     async fn writes_of_every_alignment(&mut self) {

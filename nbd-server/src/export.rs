@@ -6,6 +6,7 @@
 
 use crate::proto::Errno;
 use ashlar_engine::buffer::Buffer;
+use ashlar_engine::local::Answers;
 use ashlar_engine::{Error, ErrorKind, Result};
 use std::future::Future;
 use std::rc::Rc;
@@ -47,6 +48,18 @@ pub enum ReadData {
     Zeroes,
 }
 
+impl From<Vec<Buffer>> for ReadData {
+    fn from(mut buffers: Vec<Buffer>) -> ReadData {
+        match (buffers.len(), buffers.pop()) {
+            (1, Some(buffer)) => ReadData::Whole(buffer),
+            (_, last) => {
+                buffers.extend(last);
+                ReadData::Pieces(buffers)
+            }
+        }
+    }
+}
+
 /// A range of bytes that can be served. Callers check bounds and read-only before they call.
 pub trait Export: 'static {
     /// Name, size and properties. The size may grow while clients are connected.
@@ -58,6 +71,29 @@ pub trait Export: 'static {
     /// Writes `data` at `offset`, atomically; durable when it resolves. At most
     /// [`crate::limits::PIECE_MAX_BYTES`].
     fn write(&self, offset: u64, data: Buffer) -> impl Future<Output = Result<()>>;
+
+    /// As [`Export::read`], for requests that need no task: true if it is started, and its answer
+    /// goes to `answers`, at the earliest when this has returned.
+    fn start_read(&self, offset: u64, length: u32, answers: Rc<dyn Answers>, tag: u64) -> bool {
+        let _ = (offset, length, answers, tag);
+        false
+    }
+
+    /// As [`Export::write`], for requests that need no task: its answer goes to `answers`, at the
+    /// earliest when this has returned.
+    ///
+    /// # Errors
+    /// With the data, if nothing is started.
+    fn start_write(
+        &self,
+        offset: u64,
+        data: Buffer,
+        answers: Rc<dyn Answers>,
+        tag: u64,
+    ) -> std::result::Result<(), Buffer> {
+        let _ = (offset, answers, tag);
+        Err(data)
+    }
 
     /// Makes a range read as zeroes; with `allocate`, later writes to it need no new space.
     fn write_zeroes(

@@ -1,5 +1,8 @@
-//! Requests carried out: each is a local task that asks the export and leaves a reply.
+//! Requests carried out: the export is asked, and its answer leaves a reply.
 //!
+//! The common ones, a read or a write in one piece, are a few words in the connection's table
+//! while the export works on them. Each of the others, and those that have to wait before the
+//! export takes them, is a local task.
 //! Invariant: every request taken in leaves exactly one reply, and what it was charged is
 //! released once: a write's bytes when it is done, a read's when they are sent.
 //! Must never know: how bytes arrive or leave.
@@ -11,6 +14,8 @@ use crate::outgoing::Batch;
 use crate::proto::reply::{self, To};
 use crate::proto::{Command, Framing, Refusal, Request, WritePiece, piece_limit};
 use crate::session::Connection;
+use ashlar_engine::buffer::Buffer;
+use ashlar_engine::local::Answers;
 use ashlar_engine::{Error, Result};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -39,6 +44,25 @@ impl<E> Connection<E> {
         }
     }
 
+    /// The end of a read of one piece.
+    fn finish_read(&self, request: &Request, whole: bool, result: Result<ReadData>) {
+        let to = self.to(request);
+        let bytes = request.length as usize;
+        match result {
+            Ok(data) => self.finish(bytes, |batch| {
+                self.shared.count_read(request.length);
+                add_data(batch, self, to, request.offset, bytes as u32, data, true, whole);
+            }),
+            Err(error) => self.finish_error(to, bytes, &error),
+        }
+    }
+
+    /// The end of a write of one piece.
+    fn finish_write(&self, request: &Request, bytes: usize, result: Result<()>) {
+        self.flow.release(bytes);
+        self.finish_status(request, result);
+    }
+
     fn finish_error(&self, to: To, bytes: usize, error: &Error) {
         let errno = errno_of(error);
         // The store reports what is wrong with it; here every request could be a line.
@@ -47,6 +71,42 @@ impl<E> Connection<E> {
         self.finish(bytes, |batch| {
             batch.head(|out| reply::error(out, to, errno, &error.to_string()));
         });
+    }
+}
+
+/// A request in one piece that the export works on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    request: Request,
+    bytes: usize,
+}
+
+impl<E: Export> Answers for Connection<E> {
+    fn answer(&self, tag: u64, result: Result<Vec<Buffer>>) {
+        let Pending { request, bytes } = self.pending.borrow_mut().remove(tag as usize);
+        match request.command {
+            Command::Read { whole } => {
+                self.finish_read(&request, whole, result.map(ReadData::from));
+            }
+            _ => self.finish_write(&request, bytes, result.map(drop)),
+        }
+    }
+}
+
+impl<E: Export> Connection<E> {
+    /// Has the export begin a request that is done in [`Answers::answer`], by its tag.
+    fn begin<T>(
+        self: &Rc<Self>,
+        request: &Request,
+        bytes: usize,
+        start: impl FnOnce(Rc<dyn Answers>, u64) -> std::result::Result<(), T>,
+    ) -> std::result::Result<(), T> {
+        let tag = self.pending.borrow_mut().insert(Pending { request: *request, bytes });
+        let started = start(Rc::clone(self) as Rc<dyn Answers>, tag as u64);
+        if started.is_err() {
+            self.pending.borrow_mut().remove(tag);
+        }
+        started
     }
 }
 
@@ -63,30 +123,43 @@ pub(crate) fn refuse<E: Export>(connection: &Shared<E>, refusal: &Refusal) {
 pub(crate) fn start<E: Export>(connection: &Shared<E>, request: Request) {
     connection.flow.begin_request();
     connection.shared.count_request();
+    let to = connection.to(&request);
+    if let Command::Read { whole } = request.command
+        && (1..=piece_limit(request.offset, request.length)).contains(&request.length)
+    {
+        return start_read(connection, request, whole);
+    }
     let task = Rc::clone(connection);
     let reactor = &connection.reactor;
-    let to = connection.to(&request);
     match request.command {
         Command::Read { .. } if request.length == 0 => {
             connection.finish(0, |batch| batch.head(|out| reply::read_done(out, to)));
         }
-        Command::Read { whole } => {
-            let one_piece = request.length <= piece_limit(request.offset, request.length);
-            if one_piece {
-                connection.flow.charge(request.length as usize);
-                reactor.spawn(read(task, request, whole)).detach();
-            } else if connection.parameters.framing == Framing::Simple {
-                reactor.spawn(read_gathered(task, request)).detach();
-            } else {
-                reactor.spawn(read_chunked(task, request)).detach();
-            }
+        Command::Read { .. } if connection.parameters.framing == Framing::Simple => {
+            reactor.spawn(read_gathered(task, request)).detach();
         }
+        Command::Read { .. } => reactor.spawn(read_chunked(task, request)).detach(),
         Command::Flush => reactor.spawn(flush(task, request)).detach(),
         Command::BlockStatus { one } => {
             reactor.spawn(block_status(task, request, one)).detach();
         }
         _ if request.length == 0 => connection.finish_status(&request, Ok(())),
         _ => reactor.spawn(change(task, request)).detach(),
+    }
+}
+
+/// Starts a read of one piece.
+fn start_read<E: Export>(connection: &Shared<E>, request: Request, whole: bool) {
+    let Request { offset, length, .. } = request;
+    connection.flow.charge(length as usize);
+    let started = connection.begin(&request, length as usize, |answers, tag| {
+        match connection.export.start_read(offset, length as u32, answers, tag) {
+            true => Ok(()),
+            false => Err(()),
+        }
+    });
+    if started.is_err() {
+        connection.reactor.spawn(read(Rc::clone(connection), request, whole)).detach();
     }
 }
 
@@ -119,7 +192,13 @@ pub(crate) fn start_write<E: Export>(
     let task = Rc::clone(connection);
     if first && piece.last {
         connection.flow.begin_request();
-        connection.reactor.spawn(write(task, piece)).detach();
+        let WritePiece { request, offset, data, .. } = piece;
+        let started = connection.begin(&request, bytes, |answers, tag| {
+            connection.export.start_write(offset, data, answers, tag)
+        });
+        if let Err(data) = started {
+            connection.reactor.spawn(write(task, request, data)).detach();
+        }
         return;
     }
     let pieces = long.current.get_or_insert_with(|| {
@@ -140,12 +219,11 @@ pub(crate) fn start_write<E: Export>(
     connection.reactor.spawn(write_piece(task, piece, pieces)).detach();
 }
 
-async fn write<E: Export>(connection: Shared<E>, piece: WritePiece) {
-    let WritePiece { request, offset, data, .. } = piece;
+/// A write of one piece.
+async fn write<E: Export>(connection: Shared<E>, request: Request, data: Buffer) {
     let bytes = data.len();
-    let result = connection.export.write(offset, data).await;
-    connection.flow.release(bytes);
-    connection.finish_status(&request, result);
+    let result = connection.export.write(request.offset, data).await;
+    connection.finish_write(&request, bytes, result);
 }
 
 async fn write_piece<E: Export>(connection: Shared<E>, piece: WritePiece, pieces: Rc<Pieces>) {
@@ -165,15 +243,8 @@ async fn write_piece<E: Export>(connection: Shared<E>, piece: WritePiece, pieces
 
 /// A read of one piece.
 async fn read<E: Export>(connection: Shared<E>, request: Request, whole: bool) {
-    let to = connection.to(&request);
-    let bytes = request.length as usize;
-    match connection.export.read(request.offset, request.length as u32).await {
-        Ok(data) => connection.finish(bytes, |batch| {
-            connection.shared.count_read(request.length);
-            add_data(batch, &connection, to, request.offset, bytes as u32, data, true, whole);
-        }),
-        Err(error) => connection.finish_error(to, bytes, &error),
-    }
+    let result = connection.export.read(request.offset, request.length as u32).await;
+    connection.finish_read(&request, whole, result);
 }
 
 /// A long read with chunks: each piece is sent as soon as it is read.
@@ -254,7 +325,7 @@ fn add_data<E>(
 
 fn add_payload<E>(batch: &mut Batch, connection: &Connection<E>, data: ReadData, length: u32) {
     let mut added = 0;
-    let mut add = |buffer: ashlar_engine::buffer::Buffer| {
+    let mut add = |buffer: Buffer| {
         added += buffer.len();
         batch.payload(buffer);
     };

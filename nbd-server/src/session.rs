@@ -1,7 +1,7 @@
 //! One connection: handshake, then requests in and replies out until either side has enough.
 //!
-//! Two tasks serve a connection, the reader here and the writer; each request is a task of its
-//! own, started by [`crate::serve`]. Nothing is received while too much is in flight.
+//! Two tasks serve a connection, the reader here and the writer; requests are carried out by
+//! [`crate::serve`]. Nothing is received while too much is in flight.
 //! Invariants: a request that was taken in is finished, whatever becomes of its client; the
 //! connection is counted until its requests are finished or the drain time-out has passed.
 //! Must never know: how exports work, other connections.
@@ -11,11 +11,12 @@ use crate::flow::{Flow, LongRead};
 use crate::limits::PARSE_BUFFER_MIN_BYTES;
 use crate::outgoing::Outgoing;
 use crate::proto::{Denial, Event, Garbage, Handshake, Intake, Negotiated, Parameters, Progress};
-use crate::serve::{self, LongWrite};
+use crate::serve::{self, LongWrite, Pending};
 use crate::server::Shared;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::reactor::{Message, Part, Reactor, ReceiveBuffers, Stream};
 use ashlar_engine::units::Nanos;
+use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -102,6 +103,8 @@ pub(crate) struct Connection<E> {
     pub(crate) flow: Flow,
     pub(crate) outgoing: Outgoing,
     pub(crate) shared: Rc<Shared>,
+    /// Requests that the export answers without a task of their own.
+    pub(crate) pending: RefCell<Slab<Pending>>,
     control: Rc<Control>,
 }
 
@@ -128,6 +131,7 @@ pub(crate) async fn run<X: Exports>(
         flow: Flow::new(Rc::clone(&shared.total)),
         outgoing: Outgoing::default(),
         shared,
+        pending: RefCell::default(),
         control,
     });
     reactor.spawn(write(Rc::clone(&connection))).detach();

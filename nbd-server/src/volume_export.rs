@@ -6,7 +6,7 @@
 use crate::export::{Export, ExportInfo, Exports, Extent, ReadData};
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::limits::ATOMIC_WRITE_MAX_BYTES;
-use ashlar_engine::local::{LocalStore, LocalVolume};
+use ashlar_engine::local::{Answers, LocalStore, LocalVolume};
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, VolumeId};
 use ashlar_engine::{Error, ErrorKind, Result};
@@ -45,15 +45,25 @@ impl Export for VolumeExport {
     }
 
     async fn read(&self, offset: u64, length: u32) -> Result<ReadData> {
-        let mut buffers = self.volume.read(offset, length as usize).await?;
-        match buffers.len() {
-            1 => Ok(ReadData::Whole(buffers.remove(0))),
-            _ => Ok(ReadData::Pieces(buffers)),
-        }
+        self.volume.read(offset, length as usize).await.map(ReadData::from)
     }
 
     async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
         self.volume.write(offset, data).await
+    }
+
+    fn start_read(&self, offset: u64, length: u32, answers: Rc<dyn Answers>, tag: u64) -> bool {
+        self.volume.start_read(offset, length as usize, answers, tag)
+    }
+
+    fn start_write(
+        &self,
+        offset: u64,
+        data: Buffer,
+        answers: Rc<dyn Answers>,
+        tag: u64,
+    ) -> std::result::Result<(), Buffer> {
+        self.volume.start_write(offset, data, answers, tag)
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {

@@ -4,10 +4,12 @@
 //! is carried out all the same, its answer thrown away.
 //! Must never know: record layouts, the NBD protocol.
 
+mod calls;
 mod partial;
 mod recover;
 mod volume;
 
+pub use calls::Answers;
 pub use volume::{Extent, LocalVolume};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,9 +19,9 @@ use crate::store::{
     Geometry, Outcome, Recovery, Request, Store, StoreStatus, VolumeStatus, format_store,
 };
 use crate::units::{Nanos, VolumeId};
+use calls::{Call, Calls};
 use partial::Locks;
 use recover::read_wave;
-use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -27,20 +29,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// A call waiting for its answer.
-#[derive(Debug)]
-enum Slot {
-    Waiting(Option<Waker>),
-    Answered(Result<Outcome>),
-    /// Nobody waits any more.
-    Dropped,
-}
-
 struct Inner {
     reactor: Reactor,
     device: Rc<dyn BlockDevice>,
     store: RefCell<Store>,
-    slots: RefCell<Slab<Slot>>,
+    calls: Calls,
     /// Wakes the driver; `None` while it is awake anyway.
     driver: RefCell<Option<Waker>>,
     /// Calls waiting until the store takes requests again.
@@ -159,7 +152,7 @@ impl LocalStore {
             reactor: reactor.clone(),
             device,
             store: RefCell::new(store),
-            slots: RefCell::default(),
+            calls: Calls::default(),
             driver: RefCell::default(),
             room: RefCell::default(),
             locks: Locks::default(),
@@ -314,65 +307,37 @@ impl LocalStore {
 
     fn submit(&self, request: Request) -> Call {
         let inner = &self.inner;
-        let slot = inner.slots.borrow_mut().insert(Slot::Waiting(None));
-        let now = inner.reactor.now();
-        inner.store.borrow_mut().handle_request(now, slot as u64, request);
-        inner.wake_driver();
-        Call { inner: Rc::clone(inner), slot }
+        let (call, token) = inner.calls.begin();
+        inner.submit(token, request);
+        call
     }
-}
 
-/// An answer that is on its way.
-struct Call {
-    inner: Rc<Inner>,
-    slot: usize,
-}
-
-impl Future for Call {
-    type Output = Result<Outcome>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
-        let mut slots = self.inner.slots.borrow_mut();
-        let slot = &mut slots[self.slot];
-        match slot {
-            Slot::Waiting(waker) => {
-                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-                    *waker = Some(context.waker().clone());
-                }
-                Poll::Pending
-            }
-            _ => match std::mem::replace(slot, Slot::Dropped) {
-                Slot::Answered(result) => Poll::Ready(result),
-                _ => Poll::Ready(Err(Error::new(ErrorKind::Closed, "the call is over"))),
-            },
-        }
+    /// Whether a call on these blocks may be submitted now, behind nobody who waits.
+    fn is_free(&self, volume: VolumeId, blocks: &std::ops::Range<u64>) -> bool {
+        let inner = &self.inner;
+        !inner.closed.get()
+            && inner.room.borrow().is_empty()
+            && !inner.store.borrow().is_full_of_requests()
+            && inner.locks.is_free(volume, blocks)
     }
-}
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        let mut slots = self.inner.slots.borrow_mut();
-        match &mut slots[self.slot] {
-            // The store still holds the token: the answer frees the slot.
-            slot @ Slot::Waiting(_) => *slot = Slot::Dropped,
-            _ => drop(slots.remove(self.slot)),
-        }
+    /// Submits a call that is answered to `answers`.
+    fn submit_direct(&self, request: Request, answers: Rc<dyn Answers>, tag: u64) {
+        let token = self.inner.calls.begin_direct(answers, tag);
+        self.inner.submit(token, request);
     }
 }
 
 impl Inner {
+    fn submit(&self, token: u64, request: Request) {
+        let now = self.reactor.now();
+        self.store.borrow_mut().handle_request(now, token, request);
+        self.wake_driver();
+    }
+
     fn wake_driver(&self) {
         if let Some(waker) = self.driver.borrow_mut().take() {
             waker.wake();
-        }
-    }
-
-    fn answer(&self, slot: usize, result: Result<Outcome>) {
-        let mut slots = self.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], Slot::Answered(result)) {
-            Slot::Waiting(Some(waker)) => waker.wake(),
-            Slot::Dropped => drop(slots.remove(slot)),
-            _ => {}
         }
     }
 
@@ -389,7 +354,7 @@ impl Inner {
                 self.device.submit(token, op);
             }
             while let Some(reply) = store.poll_reply() {
-                self.answer(reply.token as usize, reply.result);
+                self.calls.answer(reply.token, reply.result);
             }
             if waiting {
                 break;
@@ -403,8 +368,19 @@ impl Inner {
     }
 }
 
+/// When nobody drives the store any more, nobody is answered.
+struct LetGo(Rc<Inner>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.0.calls.let_go();
+    }
+}
+
 /// The driver task of a store.
 async fn drive(inner: Rc<Inner>) {
+    let inner = LetGo(inner);
+    let inner = &*inner.0;
     let mut done = Vec::new();
     let mut timer: Option<(Nanos, Pin<Box<Sleep>>)> = None;
     poll_fn(|context| {

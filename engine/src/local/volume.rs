@@ -4,12 +4,14 @@
 //! atomic; partial blocks are changed under a lock that other writes respect.
 //! Must never know: where blocks are.
 
-use super::LocalStore;
+use super::{Answers, LocalStore};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::ATOMIC_WRITE_MAX_BYTES;
 use crate::store::{Mapping, Outcome, Request};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
+use std::ops::Range;
+use std::rc::Rc;
 
 const BLOCK: u64 = BLOCK_SIZE_BYTES as u64;
 
@@ -122,6 +124,51 @@ impl LocalVolume {
         drop(data);
         let request = Request::Write { volume: self.id, first: BlockIndex(first), data: blocks };
         self.store.call(request).await.map(drop)
+    }
+
+    /// The blocks of a request that can be submitted now as it is: whole blocks, in bounds, and
+    /// neither room nor locks to wait for.
+    fn whole_blocks(&self, offset: u64, length: usize) -> Option<Range<u64>> {
+        let end = offset.checked_add(length as u64).filter(|&end| end <= self.size_bytes)?;
+        let is_whole = offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK);
+        let blocks = offset / BLOCK..end / BLOCK;
+        let fits = is_whole && (1..=ATOMIC_WRITE_MAX_BYTES).contains(&length);
+        (fits && self.store.is_free(self.id, &blocks)).then_some(blocks)
+    }
+
+    /// Starts a read whose answer goes to `answers`. False, and nothing is started, if it is not of
+    /// whole blocks or has to wait: then [`LocalVolume::read`] does it.
+    #[must_use]
+    pub fn start_read(
+        &self,
+        offset: u64,
+        length: usize,
+        answers: Rc<dyn Answers>,
+        tag: u64,
+    ) -> bool {
+        let Some(blocks) = self.whole_blocks(offset, length) else { return false };
+        let count = (blocks.end - blocks.start) as u32;
+        let request = Request::Read { volume: self.id, first: BlockIndex(blocks.start), count };
+        self.store.submit_direct(request, answers, tag);
+        true
+    }
+
+    /// Starts a write whose answer goes to `answers`. Gives the data back if it is not of whole
+    /// blocks or has to wait: then [`LocalVolume::write`] does it.
+    ///
+    /// # Errors
+    /// With the data.
+    pub fn start_write(
+        &self,
+        offset: u64,
+        data: Buffer,
+        answers: Rc<dyn Answers>,
+        tag: u64,
+    ) -> std::result::Result<(), Buffer> {
+        let Some(blocks) = self.whole_blocks(offset, data.len()) else { return Err(data) };
+        let request = Request::Write { volume: self.id, first: BlockIndex(blocks.start), data };
+        self.store.submit_direct(request, answers, tag);
+        Ok(())
     }
 
     async fn fill_block(&self, block: u64, into: &mut [u8]) -> Result<()> {

@@ -109,6 +109,16 @@ pub enum Outcome {
     Created(VolumeId),
 }
 
+impl Outcome {
+    /// The bytes that were read, if any were.
+    pub(crate) fn into_buffers(self) -> Vec<Buffer> {
+        match self {
+            Outcome::Read(buffers) => buffers,
+            Outcome::Done | Outcome::Created(_) => Vec::new(),
+        }
+    }
+}
+
 /// Answer to the request with this token.
 #[derive(Debug)]
 pub struct Reply {

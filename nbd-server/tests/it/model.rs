@@ -6,8 +6,11 @@
 
 use crate::client::{Client, FLUSH, READ, STATUS, STYLES, Style, TRIM, WRITE, ZEROES};
 use crate::harness::TestServer;
+use ashlar_engine::local::LocalStore;
+use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use ashlar_nbd_server::export::Exports;
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
-use ashlar_nbd_server::{ServerOptions, conformance};
+use ashlar_nbd_server::{ServerOptions, VolumeExports, conformance};
 use proptest::prelude::*;
 
 const SIZE: usize = 3 << 20;
@@ -155,4 +158,25 @@ fn memory_export_conforms() {
     let pool = reactor.pool().clone();
     let export = MemoryExport::new("vm0", conformance::SIZE_MIN_BYTES + 777, pool.clone());
     reactor.block_on(conformance::run(&export, &pool));
+}
+
+#[test]
+fn a_volume_conforms() {
+    const STORE_BYTES: u64 = 64 << 20;
+    let path = std::env::temp_dir().join(format!("ashlar-conform-{}", std::process::id()));
+    let reactor = Reactor::new(Default::default()).expect("reactor");
+    reactor.block_on(async {
+        let options =
+            DeviceOptions { create_size_bytes: Some(STORE_BYTES), ..DeviceOptions::default() };
+        let device = reactor.open_device(&path, &options).expect("device");
+        LocalStore::format(&reactor, &*device, STORE_BYTES).await.expect("format");
+        let store = LocalStore::open(&reactor, device, false).await.expect("open");
+        store.create_volume("vm0", conformance::SIZE_MIN_BYTES + 512).await.expect("create");
+        let exports = VolumeExports::new(store.clone(), false);
+        let export = exports.open("vm0").expect("volume");
+        conformance::run(&*export, reactor.pool()).await;
+        store.close().await.expect("close");
+    });
+    reactor.shutdown();
+    std::fs::remove_file(&path).expect("removed");
 }

@@ -39,8 +39,8 @@ use std::time::Duration;
 const DOORBELL: u64 = 0;
 /// `user_data` of cancellations, whose own results say nothing.
 const CANCEL: u64 = u64::MAX;
-/// Completions delivered in a turn. A disk that was busy hands over many at once: the first answers
-/// leave, and the first new requests reach the disk, while the rest are worked on.
+/// Completions of devices delivered in a turn. A disk that was busy hands over many at once: the
+/// first answers leave, and the first new requests reach the disk, while the rest are worked on.
 const DELIVERED_MAX: usize = 16;
 /// Submits what is queued, and reaps even if nothing is waited for.
 const ENTER_FLAGS: u32 = (1 << 0) | (1 << 3); // IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG
@@ -61,8 +61,8 @@ struct Ring {
     ops: RefCell<Slab<Op>>,
     /// Entries that found the submission queue full.
     backlog: RefCell<VecDeque<squeue::Entry>>,
-    /// Completions of one reaping; kept for its memory.
-    reaped: RefCell<Vec<(u64, i32, u32)>>,
+    /// Completions of devices that wait for their turn, with their results.
+    reaped: RefCell<VecDeque<(u64, i32)>>,
     doorbell: Arc<EventFd>,
     doorbell_armed: Cell<bool>,
     closed: Cell<bool>,
@@ -162,23 +162,27 @@ impl Ring {
     }
 
     fn has_completions(&self) -> bool {
-        !self.io.borrow_mut().completion().is_empty()
+        !self.reaped.borrow().is_empty() || !self.io.borrow_mut().completion().is_empty()
     }
 
-    /// Delivers completions that have arrived.
+    /// Delivers completions that have arrived. Those of sockets overtake those of devices: what a
+    /// client asks next shall reach the disk while older answers are still worked on.
     fn reap(&self) {
-        let mut reaped = self.reaped.take();
-        for entry in self.io.borrow_mut().completion().take(DELIVERED_MAX) {
-            reaped.push((entry.user_data(), entry.result(), entry.flags()));
-        }
-        for (key, result, flags) in reaped.drain(..) {
-            match key {
-                DOORBELL => self.doorbell_rang(flags),
+        loop {
+            let Some(entry) = self.io.borrow_mut().completion().next() else { break };
+            match entry.user_data() {
+                DOORBELL => self.doorbell_rang(entry.flags()),
                 CANCEL => {}
-                _ => self.complete(key, result),
+                key if matches!(self.ops.borrow_mut().get_mut(key), Some(Op::Device(..))) => {
+                    self.reaped.borrow_mut().push_back((key, entry.result()));
+                }
+                key => self.complete(key, entry.result()),
             }
         }
-        self.reaped.replace(reaped);
+        for _ in 0..DELIVERED_MAX {
+            let Some((key, result)) = self.reaped.borrow_mut().pop_front() else { break };
+            self.complete(key, result);
+        }
     }
 
     fn complete(&self, key: u64, result: i32) {
