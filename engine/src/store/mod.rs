@@ -169,6 +169,8 @@ pub struct Store {
     checkpointer: Checkpointer,
     cleaner: Cleaner,
     preparing: Option<prepare::Preparing>,
+    /// The reserve was complete once. Until then a new store takes no data.
+    has_reserve: bool,
     /// The file system under the store refused to give it more room.
     device_full: bool,
     counters: Counters,
