@@ -103,7 +103,7 @@ async fn open_local(reactor: &Reactor, options: &StoreOptions) -> Result<LocalSt
     if let Some(size_bytes) = options.create_size_bytes
         && !LocalStore::is_store(reactor, &*device).await?
     {
-        LocalStore::format(reactor, &*device, size_bytes).await?;
+        return LocalStore::create(reactor, device, size_bytes).await;
     }
     let opened = LocalStore::open(reactor, device, options.read_only).await;
     opened.map_err(|error| error.context(options.path.display()))

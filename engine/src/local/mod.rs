@@ -93,11 +93,10 @@ impl LocalStore {
         let geometry = Geometry::for_size(size_bytes.min(device.size_bytes()))?;
         let mut id = DeviceId::default();
         reactor.random("device id").fill_bytes(&mut id.0);
-        let ops = format_store(reactor.pool(), id, geometry);
-        for op in ops {
-            for completion in carry_out(device, vec![op]).await {
-                completion.result.map_err(|error| device_error(&error))?;
-            }
+        // Together: a file system makes the first write of a new file durable with everything else
+        // that it holds back.
+        for completion in carry_out(device, format_store(reactor.pool(), id, geometry)).await {
+            completion.result.map_err(|error| device_error(&error))?;
         }
         Ok(())
     }
@@ -129,13 +128,35 @@ impl LocalStore {
         device: Rc<dyn BlockDevice>,
         read_only: bool,
     ) -> Result<LocalStore> {
-        let pool = reactor.pool().clone();
         if !read_only {
             // What recovery reads may be in a volatile cache: later batches will vouch for it.
             for completion in carry_out(&*device, vec![DeviceOp::Sync]).await {
                 completion.result.map_err(|error| device_error(&error))?;
             }
         }
+        LocalStore::recover(reactor, device, read_only).await
+    }
+
+    /// Formats the first `size_bytes` of a device and opens the store. Nothing has to be synced:
+    /// what recovery reads was durable when formatting ended.
+    ///
+    /// # Errors
+    /// As [`LocalStore::format`] and [`LocalStore::open`].
+    pub async fn create(
+        reactor: &Reactor,
+        device: Rc<dyn BlockDevice>,
+        size_bytes: u64,
+    ) -> Result<LocalStore> {
+        LocalStore::format(reactor, &*device, size_bytes).await?;
+        LocalStore::recover(reactor, device, false).await
+    }
+
+    async fn recover(
+        reactor: &Reactor,
+        device: Rc<dyn BlockDevice>,
+        read_only: bool,
+    ) -> Result<LocalStore> {
+        let pool = reactor.pool().clone();
         let mut recovery = Recovery::new(pool, device.size_bytes(), read_only);
         loop {
             let results = read_wave(reactor, &*device, &mut recovery).await;

@@ -42,7 +42,7 @@ impl Geometry {
     }
 }
 
-/// The writes that make a device an empty store.
+/// The writes that make a device an empty store, in any order.
 #[must_use]
 pub fn format_store(pool: &BufferPool, device: DeviceId, geometry: Geometry) -> Vec<DeviceOp> {
     let superblock = Superblock {

@@ -301,7 +301,9 @@ impl Log {
             segments.seal(id, last);
             return Some(write);
         }
-        let reserved = heat == Heat::Hot && !self.reserve_open;
+        // The first segment of a store does not wait for the reserve: it creates volumes, and the
+        // store takes no data before the reserve is there.
+        let reserved = heat == Heat::Hot && !self.reserve_open && !segments.are_new();
         let kept = if reserved { reserved_segments(segments) } else { 0 };
         if segments.free() <= kept {
             sometimes!("log: waited for a free segment");
@@ -438,7 +440,7 @@ impl Log {
         let hot = &self.points[Heat::Hot as usize];
         !hot.batch.records.is_empty()
             && hot.segment.is_none()
-            && segments.free() <= reserved_segments(segments)
+            && segments.free() <= if segments.are_new() { 0 } else { reserved_segments(segments) }
     }
 }
 

@@ -179,6 +179,8 @@ pub struct Store {
     checkpointer: Checkpointer,
     cleaner: Cleaner,
     preparing: Option<prepare::Preparing>,
+    /// The reserve was complete once. Until then a new store takes no data.
+    has_reserve: bool,
     /// The file system under the store refused to give it more room.
     device_full: bool,
     /// No segment is left for data, and nothing the store can do makes one.

@@ -2,6 +2,8 @@
 //! log, because writing into extents that exist is 3 to 4 times cheaper than extending a file.
 //!
 //! A file system that is full stops here, not in the log: the store then has fewer segments.
+//! A new store creates volumes as soon as it has one segment, and takes data when it has the
+//! reserve: else a full file system could leave it data that nothing can be trimmed from.
 //! Must never know: what segments are used for.
 
 use super::log::reserved_segments;
@@ -17,8 +19,8 @@ use std::time::Duration;
 const AHEAD_SEGMENTS: usize = 3;
 /// Bytes of one write.
 const WRITE_BYTES: usize = 1 << 20;
-/// Writes in flight together.
-const WRITES_IN_FLIGHT: usize = 2;
+/// Writes in flight together: beside the log's writes, and while those wait for a segment.
+const WRITES_IN_FLIGHT: [usize; 2] = [2, 8];
 /// After a failure, wait this long before trying again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -55,9 +57,10 @@ impl Store {
             });
         }
         let total = u64::from(self.segments.segment_blocks()) * BLOCK_SIZE_BYTES as u64;
+        let in_flight_max = WRITES_IN_FLIGHT[usize::from(self.waits_for_segment())];
         while let Some(preparing) = &mut self.preparing {
             let done = preparing.next_bytes >= total || preparing.error.is_some();
-            if done || preparing.in_flight >= WRITES_IN_FLIGHT {
+            if done || preparing.in_flight >= in_flight_max {
                 return;
             }
             let zeroes = preparing.spare.pop().unwrap_or_else(|| {
@@ -102,6 +105,8 @@ impl Store {
                 self.preparing = None;
                 self.device_full = false;
                 self.segments.prepared_now(segment);
+                let ready = self.segments.free() + usize::from(!self.segments.are_new());
+                self.has_reserve |= ready > reserved_segments(&self.segments);
             }
             // A failed sync may have lost writes of the log too: nothing is certain after it.
             Err(error) => self.fail(&format!("a sync of the device failed: {error}")),
@@ -125,13 +130,20 @@ impl Store {
     /// When to try again to get room that somebody waits for. Without anybody the next request
     /// tries.
     pub(super) fn prepare_timeout(&self) -> Option<Nanos> {
-        let waits = self.log.is_starved(&self.segments) || !self.waiting.is_empty();
+        let waits = self.waits_for_segment() || !self.waiting.is_empty();
         self.preparing.as_ref()?.retry_at.filter(|_| waits)
+    }
+
+    /// Whether clients wait for a segment to be prepared, cleaned or released.
+    fn waits_for_segment(&self) -> bool {
+        let early = !self.has_reserve && !self.waiting.is_empty();
+        early || self.log.is_starved(&self.segments)
     }
 
     /// Nothing has to be prepared: the device has a place for every byte already.
     pub fn set_preallocated(&mut self) {
         self.segments.set_prepared(self.segments.count());
+        self.has_reserve = true;
     }
 
     /// No segment is left, the file system has no room for more (or there are no more), and nothing
@@ -144,7 +156,7 @@ impl Store {
             && self.segments.empty() == 0
             && !self.checkpointer.is_running();
         // Begins when nothing is under way that could help; lasts until there is a segment.
-        let stands_still = || self.log.is_starved(&self.segments) && self.log.has_landed();
+        let stands_still = || self.waits_for_segment() && self.log.has_landed();
         self.spent = hopeless && (self.spent || stands_still());
         self.log.set_reserve_open(self.spent);
         if !self.spent {

@@ -100,6 +100,11 @@ impl Segments {
         self.next_sequence
     }
 
+    /// No segment was ever opened.
+    pub(crate) fn are_new(&self) -> bool {
+        self.next_sequence == SegmentSequence(1)
+    }
+
     /// First segment that was never written whole; all before it were.
     pub(crate) fn prepared(&self) -> u32 {
         let new = |s: &Segment| matches!(s.state, State::Unprepared | State::Preparing);

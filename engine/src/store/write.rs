@@ -45,7 +45,7 @@ impl Store {
         self.check_range(volume, first, count.into())?;
         self.check_space(volume, first, count.into())?;
         self.pending_blocks += u64::from(count);
-        if self.waiting.is_empty() && self.log.has_room(Heat::Hot, count) {
+        if self.has_reserve && self.waiting.is_empty() && self.log.has_room(Heat::Hot, count) {
             self.push_write(token, volume, first, data);
         } else {
             sometimes!("write: waited for room in a batch");
@@ -181,7 +181,8 @@ impl Store {
                 Waiting::Record { record, .. } => record.payload_blocks(),
                 Waiting::Barrier { .. } => 0,
             };
-            if !self.log.has_room(Heat::Hot, blocks) {
+            let is_early = matches!(next, Waiting::Write { .. }) && !self.has_reserve;
+            if is_early || !self.log.has_room(Heat::Hot, blocks) {
                 return;
             }
             match self.waiting.pop_front() {

@@ -79,6 +79,25 @@ pub(crate) async fn create(
     path: &Path,
     size: Size,
 ) -> Result<Rc<dyn BlockDevice>> {
+    let device = create_device(reactor, path, size).await?;
+    let made = LocalStore::format(reactor, &*device, size.0).await;
+    made.map_err(|error| Failure::from(error.context(path.display())))?;
+    Ok(device)
+}
+
+/// As [`create`], and opens the store.
+pub(crate) async fn create_and_open(
+    reactor: &Reactor,
+    path: &Path,
+    size: Size,
+) -> Result<LocalStore> {
+    let device = create_device(reactor, path, size).await?;
+    let made = LocalStore::create(reactor, device, size.0).await;
+    made.map_err(|error| Failure::from(error.context(path.display())))
+}
+
+/// Makes the file of a new store.
+async fn create_device(reactor: &Reactor, path: &Path, size: Size) -> Result<Rc<dyn BlockDevice>> {
     let size_bytes = size.0 / BLOCK_SIZE_BYTES as u64 * BLOCK_SIZE_BYTES as u64;
     check_bounds(size_bytes)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -87,10 +106,7 @@ pub(crate) async fn create(
             .hint("make it first, or choose another place"));
     }
     let options = DeviceOptions { create_size_bytes: Some(size_bytes), ..Default::default() };
-    let device = lock::open(reactor, path, &options).await?;
-    let wrap = |error: ashlar_engine::Error| Failure::from(error.context(path.display()));
-    LocalStore::format(reactor, &*device, size_bytes).await.map_err(wrap)?;
-    Ok(device)
+    lock::open(reactor, path, &options).await
 }
 
 /// How a store of this size is divided, if there can be one.

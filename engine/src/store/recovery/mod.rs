@@ -393,6 +393,7 @@ impl Recovery {
         store.log = Log::new(store.seal, self.pool.clone(), last, epoch);
         store.segments.replayed();
         store.now = now;
+        store.has_reserve = !store.segments.are_new();
         store.counters = Counters::default();
         if replayed {
             sometimes!("recovery: the tail was replayed");
@@ -439,6 +440,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         checkpointer: Checkpointer::default(),
         cleaner: Cleaner::default(),
         preparing: None,
+        has_reserve: false,
         device_full: false,
         spent: false,
         counters: Counters::default(),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::store::log::{Heat, reserved_segments};
 
 fn fill(bench: &mut Bench, volume: VolumeId, blocks: u64) -> u64 {
     for first in (0..blocks).step_by(32) {
@@ -183,4 +184,44 @@ fn a_new_segment_that_cannot_be_written_fences_the_store() {
     let created = bench.call(Request::CreateVolume { name: "vm0".into(), size_bytes });
     assert_eq!(created.expect_err("no ENOSPC, no waiting").kind(), ErrorKind::Failed);
     assert!(bench.store.failed().is_some() && !bench.store.status().device_full);
+}
+
+/// A new store creates volumes with its first segment; data waits for the reserve.
+#[test]
+fn a_new_store_creates_volumes_before_it_has_a_reserve() {
+    let mut bench = Bench::small(14);
+    let volume = bench.create("vm0", 1 << 10);
+    let segments = bench.store.status().segments;
+    assert_eq!((segments.open, segments.free), (1, 0));
+    let data = bench.block(1, 7);
+    let token = bench.request(Request::Write { volume, first: BlockIndex(0), data });
+    assert_eq!(bench.store.log.gathered_blocks(Heat::Hot), 0, "data before the reserve");
+    bench.wait(token).expect("data");
+    let free = bench.store.status().segments.free;
+    assert!(free >= reserved_segments(&bench.store.segments) as u64, "{free} free");
+    bench.run();
+    bench.audit();
+}
+
+/// The file system is full before a new store has its reserve: data is refused, nothing hangs, and
+/// what the store took is there after a crash.
+#[test]
+fn a_new_store_without_a_reserve_refuses_data() {
+    let mut bench = Bench::format(2 * STORE_MIN_BYTES, 15);
+    bench.disk.full_from = Some(2 * (STORE_MIN_BYTES / 16));
+    let volume = bench.create("vm0", 1 << 20);
+    let data = bench.block(4, 1);
+    let error = bench.write(volume, 0, data).expect_err("there is no reserve");
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    bench.zero(volume, 0, 100).expect("trims");
+    bench.run();
+    assert!(bench.store.status().device_full && bench.store.failed().is_none());
+    bench.disk.full_from = None;
+    bench.now = Nanos(bench.now.0 + 2_000_000_000);
+    let mut bench = bench.crash().expect("recovers");
+    assert_eq!(bench.store.volumes().len(), 1);
+    let data = bench.block(4, 1);
+    bench.write(volume, 0, data).expect("there is room again");
+    bench.run();
+    bench.audit();
 }

@@ -97,9 +97,9 @@ async fn open_or_create(reactor: &Reactor, args: &ServeArgs, path: &Path) -> Res
             _ => store::default_size(args.create.iter().map(|volume| volume.size.0))?,
         },
     };
-    let device = store::create(reactor, path, size).await?;
+    let store = store::create_and_open(reactor, path, size).await?;
     tracing::info!(store = %path.display(), %size, "made a store");
-    Ok(LocalStore::open(reactor, device, false).await?)
+    Ok(store)
 }
 
 async fn create_volumes(args: &ServeArgs, store: &LocalStore) -> Result<()> {
