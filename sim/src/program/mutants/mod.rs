@@ -1,11 +1,13 @@
 //! Mutants: the product with one bug each, put in on purpose, to see that the laboratory finds it.
 //!
 //! Each is built in a copy of the workspace and runs through the stages until one finds something.
-//! A stage that takes far longer than it did for the unchanged workspace finds that too.
+//! A stage that takes far more processor time than for the unchanged workspace finds that too.
 //! Must never know: what a stage looks for.
 
+mod cpu;
 mod patch;
 mod process;
+mod sound;
 mod stage;
 mod table;
 #[cfg(test)]
@@ -15,10 +17,10 @@ mod tree;
 use super::{BROKEN, PASS};
 use indicatif::{ProgressBar, ProgressStyle};
 use patch::Mutant;
+use sound::Sound;
 use stage::{STAGES, Stage, Verdict};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use table::{Row, table};
 use tree::Scratch;
 
@@ -35,8 +37,7 @@ pub(super) fn run(only: &[String], seeds: u64, jobs: usize) -> Result<u8, String
     let bar = ProgressBar::new(mutants.len() as u64);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} mutants  {msg}  {eta}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message("the unchanged workspace");
-    let sound = sound(seeds)?;
+    let sound = Sound::load(seeds)?;
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for job in 0..jobs {
@@ -46,7 +47,10 @@ pub(super) fn run(only: &[String], seeds: u64, jobs: usize) -> Result<u8, String
                 while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
                     bar.set_message(mutant.name.clone());
                     let row = run_one(mutant, &scratch, seeds, sound);
-                    bar.suspend(|| println!("{}", row.line()));
+                    match &row {
+                        Ok(row) => bar.suspend(|| println!("{}", row.line())),
+                        Err(_) => next.store(mutants.len(), Ordering::Relaxed),
+                    }
                     rows.lock().expect("invariant: nobody panics with the rows").push(row);
                     bar.inc(1);
                 }
@@ -54,41 +58,27 @@ pub(super) fn run(only: &[String], seeds: u64, jobs: usize) -> Result<u8, String
         }
     });
     bar.finish_and_clear();
-    let mut rows = rows.into_inner().expect("invariant: nobody panics with the rows");
+    let rows = rows.into_inner().expect("invariant: nobody panics with the rows");
+    let mut rows = rows.into_iter().collect::<Result<Vec<Row>, String>>()?;
     rows.sort_by(|a, b| a.mutant.name.cmp(&b.mutant.name));
     let (text, good) = table(&rows);
     print!("\n{text}");
     Ok(if good { PASS } else { BROKEN })
 }
 
-/// Runs the unchanged workspace, which must pass; how long each stage takes.
-fn sound(seeds: u64) -> Result<Vec<Duration>, String> {
-    let scratch = Scratch::new(0);
-    scratch.hold(None)?;
-    let time = |stage: &Stage| {
-        let (verdict, took) = stage.run(&scratch, seeds, Stage::limit(None));
-        match verdict {
-            Verdict::Passed => {
-                println!("unchanged: {} pass in {} s", stage.name, took.as_secs());
-                Ok(took)
-            }
-            other => Err(format!("the unchanged workspace does not pass: {other:?}")),
-        }
-    };
-    STAGES.iter().map(time).collect()
-}
-
-fn run_one(mutant: &Mutant, scratch: &Scratch, seeds: u64, sound: &[Duration]) -> Row {
+/// An error if the unchanged workspace does not pass.
+fn run_one(mutant: &Mutant, scratch: &Scratch, seeds: u64, sound: &Sound) -> Result<Row, String> {
     let clock = ProgressBar::hidden();
     let mut verdict = match scratch.hold(Some(mutant)) {
         Ok(()) => Verdict::Passed,
         Err(why) => Verdict::NotBuilt(why),
     };
-    let sees = |stage: &Stage| mutant.changes.iter().any(|change| stage.looks_at(&change.path));
-    for (stage, sound) in STAGES.iter().zip(sound).filter(|(stage, _)| sees(stage)) {
+    let sees = |stage: &&Stage| mutant.changes.iter().any(|change| stage.looks_at(&change.path));
+    for stage in STAGES.iter().filter(sees) {
         if verdict == Verdict::Passed {
-            verdict = stage.run(scratch, seeds, Stage::limit(Some(*sound))).0;
+            let limit = Stage::limit(Some(sound.time(stage, scratch, mutant)?));
+            verdict = stage.run(scratch, seeds, limit).0;
         }
     }
-    Row { mutant: mutant.clone(), verdict, took: clock.elapsed() }
+    Ok(Row { mutant: mutant.clone(), verdict, took: clock.elapsed() })
 }

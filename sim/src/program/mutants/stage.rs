@@ -32,7 +32,7 @@ pub(super) struct Stage {
 }
 
 /// All stages.
-pub(super) const STAGES: [Stage; 6] = [
+pub(super) const STAGES: [Stage; 7] = [
     Stage {
         name: "seeds",
         folders: &["engine/", "nbd-server/", "sim/"],
@@ -43,7 +43,19 @@ pub(super) const STAGES: [Stage; 6] = [
         name: "store tests",
         folders: &["engine/src/"],
         build: &["test", "--no-run", "-p", "ashlar-engine", "--lib"],
-        run: &["store::", "format::", "local::", "--skip", "exhaustive"],
+        run: &[
+            "store::",
+            "format::",
+            "local::",
+            "--skip",
+            "exhaustive",
+            "--skip",
+            "tests::crash",
+            "--skip",
+            "tests::damage",
+            "--skip",
+            "tests::unreadable",
+        ],
     },
     Stage {
         name: "nbd tests",
@@ -56,6 +68,12 @@ pub(super) const STAGES: [Stage; 6] = [
         folders: &["engine/src/", "nbd-server/src/", "sim/"],
         build: &["test", "--no-run", "-p", "ashlar-sim", "--test", "it"],
         run: &["exports::", "damage::"],
+    },
+    Stage {
+        name: "long store tests",
+        folders: &["engine/src/"],
+        build: &["test", "--no-run", "-p", "ashlar-engine", "--lib"],
+        run: &["tests::crash", "tests::damage", "tests::unreadable"],
     },
     Stage {
         name: "crash states",
@@ -200,7 +218,7 @@ mod tests {
     #[test]
     fn a_stage_is_left_out_only_if_it_sees_no_difference() {
         let sees = |path: &str| STAGES.map(|stage| stage.looks_at(path));
-        assert_eq!(sees("engine/src/store/log.rs"), [true; 6]);
-        assert_eq!(sees("nbd-server/src/serve.rs"), [true, false, true, true, false, false]);
+        assert_eq!(sees("engine/src/store/log.rs"), [true; 7]);
+        assert_eq!(sees("nbd-server/src/serve.rs"), [true, false, true, true, false, false, false]);
     }
 }

@@ -7,6 +7,7 @@
 use super::patch::Mutant;
 use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 /// Where the mutants are, in the workspace.
@@ -82,6 +83,38 @@ impl Scratch {
         }
         copy(&workspace(), &self.tree, &changed)
     }
+
+    /// Where notes about the copy are kept.
+    pub(super) fn notes(&self) -> PathBuf {
+        self.tree.with_file_name("notes.json")
+    }
+}
+
+/// A number that tells what the workspace holds; the mutants themselves do not count.
+pub(super) fn fingerprint() -> Result<u64, String> {
+    let mut hasher = DefaultHasher::new();
+    digest(&workspace(), &workspace().join(MUTANTS), &mut hasher)?;
+    Ok(hasher.finish())
+}
+
+fn digest(folder: &Path, except: &Path, hasher: &mut DefaultHasher) -> Result<(), String> {
+    for (name, is_folder) in names(folder)?.into_iter().filter(|(name, _)| is_part(name)) {
+        let path = folder.join(&name);
+        if path == except {
+            continue;
+        }
+        (&name, is_folder).hash(hasher);
+        match is_folder {
+            true => digest(&path, except, hasher)?,
+            false => fs::read(&path).map_err(explain(&path))?.hash(hasher),
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry of a folder is part of the workspace.
+fn is_part(name: &str) -> bool {
+    !SKIPPED.contains(&name) && !name.starts_with('.')
 }
 
 /// Writes a file unless it holds these bytes already.
@@ -100,7 +133,7 @@ fn copy(from: &Path, to: &Path, except: &BTreeSet<PathBuf>) -> Result<(), String
     fs::create_dir_all(to).map_err(explain(to))?;
     let mut wanted = BTreeSet::new();
     for (name, is_folder) in names(from)? {
-        if SKIPPED.contains(&name.as_str()) || name.starts_with('.') {
+        if !is_part(&name) {
             continue;
         }
         let (source, target) = (from.join(&name), to.join(&name));
