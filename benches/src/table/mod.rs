@@ -206,7 +206,8 @@ const METHOD: &str = "\
 - Everything runs on one machine and one file system; client and server share its cores. Absolute
   figures drift with the machine; the ratios do less.
 - The sides of a comparison take turns, run by run. A ratio is the median of the ratios of
-  neighbouring runs; figures are medians.
+  neighbouring runs; figures are medians. The device's own cache is emptied before each run, so that
+  no side pays for what another has left there.
 - raw: fio, io_uring, `O_DIRECT`, on a fully written file. qemu-nbd: `cache=none`, `aio=io_uring`, on
   the same file. nbdkit: its file plugin, on a second such file, which is written out and dropped from
   the page cache before and after each of its runs.

@@ -63,6 +63,7 @@ impl Side {
     /// Measures once.
     pub fn measure(&self, folder: &Path) -> Result<Sample> {
         self.drop_cache()?;
+        settle(folder)?;
         let before = Spent::look(self.server_pid)?;
         let (mut sample, requests) = match &self.driver {
             Driver::Fio(job) => from_fio(&fio::run(job, folder)?),
@@ -87,6 +88,13 @@ impl Side {
         });
         dropped.map_err(|e| format!("cannot drop the cache of {}: {e}", path.display()))
     }
+}
+
+/// Empties the device's own cache: the first durable write of one side would otherwise pay for all
+/// that a side that is not durable has left there.
+fn settle(folder: &Path) -> Result<()> {
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| format!("cannot sync {}: {e}", folder.display()))
 }
 
 fn from_fio(outcome: &fio::Outcome) -> (Sample, f64) {
