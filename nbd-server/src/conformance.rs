@@ -107,8 +107,8 @@ impl<E: Export> Suite<'_, E> {
         }
     }
 
-    /// Requests without a future: taken or left as they are, and whatever is taken is answered once,
-    /// under its tag, as the awaited ones are.
+    /// Requests without a future: taken or left as they are, and whatever is taken is answered
+    /// once, under its tag, as the awaited ones are.
     async fn started_requests_are_answered(&mut self) {
         let inbox = Rc::new(Inbox::default());
         let ranges = [(0, 4096), (4096, 12288), (1, 4096), (8192, 100), (0, 4097), (40960, 65536)];
