@@ -1,0 +1,4 @@
+//! Integration tests of the placement groups, one binary.
+
+mod encoding;
+mod runtime;
