@@ -4,10 +4,12 @@
 //! is carried out all the same, its answer thrown away.
 //! Must never know: record layouts, the NBD protocol.
 
+mod group;
 mod partial;
 mod recover;
 mod volume;
 
+pub use group::LocalGroup;
 pub use volume::{Extent, LocalVolume};
 
 use crate::error::{Error, ErrorKind, Result};
