@@ -1,4 +1,5 @@
 //! Integration tests of the placement groups, one binary.
-
+mod applied;
+mod cluster;
 mod encoding;
 mod runtime;
