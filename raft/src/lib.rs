@@ -4,4 +4,5 @@
 //! as the replicas' log, and offer the same volume interface as a single store does. Imports go one
 //! way: `nbd-server -> raft -> engine`.
 
+pub mod control;
 pub mod placement;
