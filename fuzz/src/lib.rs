@@ -9,12 +9,13 @@ pub mod nbd_handshake;
 pub mod nbd_session;
 pub mod nbd_transmission;
 mod pipe;
+pub mod raft_control;
 
 /// Runs one input; panics if something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
     ("engine_recovery", engine_recovery::target),
@@ -24,4 +25,5 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("nbd_handshake", nbd_handshake::target),
     ("nbd_session", nbd_session::target),
     ("nbd_transmission", nbd_transmission::target),
+    ("raft_control", raft_control::target),
 ];

@@ -41,7 +41,7 @@ const CRATES: [(&str, &[&str]); 7] = [
     ("nbd-server", &["engine", "raft"]),
     ("benches", &[]),
     ("jepsen", &[]),
-    ("fuzz", &["engine", "nbd-server"]),
+    ("fuzz", &["engine", "nbd-server", "raft"]),
     ("sim", &["engine", "nbd-server"]),
 ];
 
