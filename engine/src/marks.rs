@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All marks.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 37] = [
     "recovery: a read was done again block by block",
     "recovery: a superblock copy was damaged",
     "recovery: a root's mirror was used",
@@ -40,6 +40,7 @@ pub const NAMES: [&str; 36] = [
     "prepare: data took the reserve",
     "cleaner: a victim was chosen",
     "cleaner: blocks were moved",
+    "cleaner: only what lives in a batch was read",
     "cleaner: a victim could not be read",
     "cleaner: a block died while it was moved",
     "checkpoint: completed",

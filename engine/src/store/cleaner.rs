@@ -30,6 +30,10 @@ const COLD_BATCH_PART: u32 = 16;
 const _: () = assert!(GAIN_PART + 2 < COLD_BATCH_PART);
 /// Blocks of a cold batch's header, and of the batches that may have to end its segment.
 const COLD_SLACK_BLOCKS: u32 = 3 * BATCH_HEADER_BLOCKS_MAX;
+/// From batches as long as this only what lives is read: the header first, then from the first
+/// live block to the last. Reads share the device's bandwidth with the writes they make room for.
+/// Shorter ones are not worth reads of their own.
+const SPARSE_BATCH_BLOCKS_MIN: u32 = 48;
 /// Live blocks that may be queued before the victim is read on: reading and writing overlap.
 const QUEUE_BLOCKS: u32 = 1024;
 /// Blocks of one relocation record.
@@ -48,8 +52,34 @@ struct Victim {
     /// Next block to look at.
     next: Location,
     end: Location,
+    /// What lies at `next` is being read, and whether only a batch's header.
     reading: bool,
+    sparse: bool,
+    /// Blocks of the batch before `next`, header included.
+    batch_blocks: u32,
+    /// Blocks being read that hold what lives in batches before `next`.
+    fetching_blocks: u32,
     walked: bool,
+}
+
+/// Live blocks of one record of a batch.
+#[derive(Clone, Copy, Debug)]
+struct LiveRun {
+    record: Record,
+    /// Payload block where the record begins, and the run's first block within the record.
+    base: u32,
+    from: u32,
+    count: u32,
+}
+
+/// Blocks being read because of what lives in them.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    table: BatchTable,
+    runs: Vec<LiveRun>,
+    /// Payload blocks from the first live one to the last.
+    first: u32,
+    blocks: u32,
 }
 
 /// See the module.
@@ -145,15 +175,25 @@ impl Store {
         }
         let sequence = self.segments.get(id).sequence;
         let next = start.offset(1);
-        self.cleaner.victim =
-            Some(Victim { id, sequence, next, end, reading: false, walked: false });
+        self.cleaner.victim = Some(Victim {
+            id,
+            sequence,
+            next,
+            end,
+            reading: false,
+            sparse: false,
+            batch_blocks: SPARSE_BATCH_BLOCKS_MIN,
+            fetching_blocks: 0,
+            walked: false,
+        });
     }
 
     /// Keeps the cleaner in step with the foreground: what it may move grows with what is written,
     /// the faster the less space is left.
     fn may_read(&mut self) -> bool {
         let Some(victim) = &self.cleaner.victim else { return false };
-        if victim.reading || victim.walked || self.cleaner.queue_blocks > QUEUE_BLOCKS {
+        let held = self.cleaner.queue_blocks + victim.fetching_blocks;
+        if victim.reading || victim.walked || held > QUEUE_BLOCKS {
             return false;
         }
         let written = self.counters.user_blocks_written;
@@ -174,7 +214,10 @@ impl Store {
     fn read_victim(&mut self) {
         let Some(victim) = &mut self.cleaner.victim else { return };
         let left = victim.end.0 - victim.next.0;
-        let blocks = left.min(READ_BLOCKS);
+        let live = self.segments.get(victim.id).live;
+        victim.sparse = victim.batch_blocks >= SPARSE_BATCH_BLOCKS_MIN
+            && live <= self.segments.segment_blocks() / 2;
+        let blocks = left.min(if victim.sparse { BATCH_HEADER_BLOCKS_MAX } else { READ_BLOCKS });
         victim.reading = true;
         let (id, offset_bytes) = (victim.id, victim.next.offset_bytes());
         self.segments.get_mut(id).pins += 1;
@@ -187,6 +230,7 @@ impl Store {
         let Some(victim) = &mut self.cleaner.victim else { return };
         victim.reading = false;
         let (id, sequence, start, end) = (victim.id, victim.sequence, victim.next, victim.end);
+        let sparse = victim.sparse;
         self.segments.get_mut(id).pins -= 1;
         if self.failed.is_some() {
             return; // What would be gathered now never leaves, and a close would wait for it.
@@ -194,13 +238,19 @@ impl Store {
         let bytes = match (result, buffers.into_iter().next()) {
             (Ok(()), Some(buffer)) => buffer,
             _ => {
-                sometimes!("cleaner: a victim could not be read");
-                self.counters.read_errors += 1;
+                self.could_not_read();
                 self.end_walk();
                 return;
             }
         };
-        let mut at = start;
+        if sparse {
+            return match decode_batch(&self.seal, sequence, start, &bytes) {
+                Ok(table) if table.end() <= end => self.fetch_live(table),
+                // Damaged, or the end: the next read looks at every block.
+                _ => self.walked_to(start, 0),
+            };
+        }
+        let (mut at, mut batch_blocks) = (start, 0);
         loop {
             let offset = (at.0 - start.0) as usize * BLOCK_SIZE_BYTES;
             if at >= end {
@@ -227,20 +277,83 @@ impl Store {
                 break;
             }
             let payload = offset + table.header_blocks as usize * BLOCK_SIZE_BYTES;
-            self.queue_live(&table, &bytes[payload..after]);
+            for run in self.live_runs(&table) {
+                self.queue_run(&table, run, 0, &bytes[payload..after]);
+            }
+            batch_blocks = table.end().0 - at.0;
             at = table.end();
             if table.header.flags & FLAG_SEAL != 0 {
                 return self.end_walk();
             }
         }
+        self.walked_to(at, batch_blocks);
+    }
+
+    /// The victim is walked up to `next`; the batch before it has so many blocks.
+    fn walked_to(&mut self, next: Location, batch_blocks: u32) {
         if let Some(victim) = &mut self.cleaner.victim {
-            victim.next = at;
+            victim.next = next;
+            victim.batch_blocks = batch_blocks;
         }
         self.fill_cold_batch();
     }
 
-    /// Queues the blocks of a batch that the index still points to.
-    fn queue_live(&mut self, table: &BatchTable, payload: &[u8]) {
+    /// Reads the part of a batch in which something lives, and goes on behind it.
+    fn fetch_live(&mut self, table: BatchTable) {
+        let Some(victim) = &mut self.cleaner.victim else { return };
+        victim.walked = table.header.flags & FLAG_SEAL != 0;
+        let (id, next) = (victim.id, table.end());
+        let batch_blocks = next.0 - table.header.location.0;
+        let runs = self.live_runs(&table);
+        if let (Some(head), Some(tail)) = (runs.first(), runs.last()) {
+            sometimes!("cleaner: only what lives in a batch was read");
+            let first = head.base + head.from;
+            let blocks = tail.base + tail.from + tail.count - first;
+            let offset_bytes = table.payload_location().offset(first).offset_bytes();
+            let buffer = self.pool.allocate(blocks as usize * BLOCK_SIZE_BYTES);
+            if let Some(victim) = &mut self.cleaner.victim {
+                victim.fetching_blocks += blocks;
+            }
+            self.segments.get_mut(id).pins += 1;
+            let fetch = Box::new(Fetch { table, runs, first, blocks });
+            self.start(Io::CleanFetch(fetch), DeviceOp::Read { offset_bytes, buffer });
+        }
+        self.walked_to(next, batch_blocks);
+    }
+
+    /// What lives in a batch was read.
+    pub(super) fn handle_fetch(
+        &mut self,
+        fetch: &Fetch,
+        result: io::Result<()>,
+        buffers: &[Buffer],
+    ) {
+        let Some(victim) = &mut self.cleaner.victim else { return };
+        victim.fetching_blocks -= fetch.blocks;
+        self.segments.get_mut(victim.id).pins -= 1;
+        if self.failed.is_some() {
+            return; // As for the reads above.
+        }
+        match (result, buffers.first()) {
+            (Ok(()), Some(bytes)) => {
+                for run in &fetch.runs {
+                    self.queue_run(&fetch.table, *run, fetch.first, bytes);
+                }
+            }
+            // It stays where it is, and reading it says so to whoever asks.
+            _ => self.could_not_read(),
+        }
+        self.fill_cold_batch();
+    }
+
+    fn could_not_read(&mut self) {
+        sometimes!("cleaner: a victim could not be read");
+        self.counters.read_errors += 1;
+    }
+
+    /// The blocks of a batch that the index still points to, in their order.
+    fn live_runs(&self, table: &BatchTable) -> Vec<LiveRun> {
+        let mut runs = Vec::new();
         let mut record_at = 0u32;
         for record in &table.records {
             let base = record_at;
@@ -248,15 +361,16 @@ impl Store {
             if !matches!(record.kind, RecordKind::Data | RecordKind::Relocation) {
                 continue;
             }
-            let mut i = 0;
-            while i < record.count {
-                let run = self.live_run(table, record, base, i);
-                if run > 0 {
-                    self.queue_run(table, record, base, i, run, payload);
+            let mut from = 0;
+            while from < record.count {
+                let count = self.live_run(table, record, base, from);
+                if count > 0 {
+                    runs.push(LiveRun { record: *record, base, from, count });
                 }
-                i += run.max(1);
+                from += count.max(1);
             }
         }
+        runs
     }
 
     /// How many blocks of a record, from block `from` on, the index still finds in this batch.
@@ -273,17 +387,12 @@ impl Store {
         (at - from).min(RUN_BLOCKS)
     }
 
-    fn queue_run(
-        &mut self,
-        table: &BatchTable,
-        record: &Record,
-        base: u32,
-        from: u32,
-        count: u32,
-        payload: &[u8],
-    ) {
+    /// Proves live blocks and queues them; `payload` begins with payload block `skipped`.
+    fn queue_run(&mut self, table: &BatchTable, run: LiveRun, skipped: u32, payload: &[u8]) {
+        let LiveRun { record, base, from, count } = run;
         let first = (base + from) as usize;
-        let bytes = &payload[first * BLOCK_SIZE_BYTES..(first + count as usize) * BLOCK_SIZE_BYTES];
+        let start = (first - skipped as usize) * BLOCK_SIZE_BYTES;
+        let bytes = &payload[start..start + count as usize * BLOCK_SIZE_BYTES];
         let source = table.payload_location().offset(base + from);
         let block = record.first.offset(from.into());
         for (i, data) in bytes.chunks_exact(BLOCK_SIZE_BYTES).enumerate() {
@@ -349,8 +458,8 @@ impl Store {
             self.counters.relocated_blocks += u64::from(count);
             self.log.push(Heat::Cold, record, Some(buffer), None);
         }
-        let walked = self.cleaner.victim.as_ref().filter(|victim| victim.walked);
-        let Some(id) = walked.map(|victim| victim.id) else { return };
+        let done = |victim: &&Victim| victim.walked && victim.fetching_blocks == 0;
+        let Some(id) = self.cleaner.victim.as_ref().filter(done).map(|v| v.id) else { return };
         if !self.log.is_idle(Heat::Cold) {
             return;
         }

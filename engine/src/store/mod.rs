@@ -129,6 +129,7 @@ enum Io {
     Prepare(SegmentId),
     PrepareSync(SegmentId),
     Clean,
+    CleanFetch(Box<cleaner::Fetch>),
 }
 
 /// A request that was taken but waits for room in a batch.
@@ -256,6 +257,7 @@ impl Store {
             Io::Prepare(id) => self.handle_prepared(id, result, buffers),
             Io::PrepareSync(id) => self.handle_prepare_synced(id, result),
             Io::Clean => self.handle_clean(result, buffers),
+            Io::CleanFetch(fetch) => self.handle_fetch(&fetch, result, &buffers),
         }
     }
 

@@ -97,11 +97,7 @@ pub(crate) async fn create_and_open(
 }
 
 /// Makes the file of a new store.
-async fn create_device(
-    reactor: &Reactor,
-    path: &Path,
-    size: Size,
-) -> Result<Rc<dyn BlockDevice>> {
+async fn create_device(reactor: &Reactor, path: &Path, size: Size) -> Result<Rc<dyn BlockDevice>> {
     let size_bytes = size.0 / BLOCK_SIZE_BYTES as u64 * BLOCK_SIZE_BYTES as u64;
     check_bounds(size_bytes)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

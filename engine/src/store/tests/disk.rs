@@ -27,6 +27,8 @@ pub(in crate::store) struct Disk {
     /// Syncs alone fail.
     pub(super) syncs_fail: bool,
     pub(super) writes: u64,
+    /// Blocks that were read.
+    pub(super) read_blocks: u64,
     /// Writes from here on fail: the file system has no more room for the file.
     pub(super) full_from: Option<u64>,
     /// Blocks whose every read fails.
@@ -43,6 +45,7 @@ impl Disk {
             fail_after: None,
             syncs_fail: false,
             writes: 0,
+            read_blocks: 0,
             full_from: None,
             unreadable: BTreeSet::new(),
         }
@@ -130,6 +133,7 @@ impl Disk {
         }
         let buffers = match op {
             DeviceOp::Read { offset_bytes, mut buffer } => {
+                self.read_blocks += (buffer.len() / BLOCK_SIZE_BYTES) as u64;
                 if let Err(error) = self.check_readable(offset_bytes, buffer.len()) {
                     let buffers = vec![buffer];
                     return Some(DeviceCompletion { token, result: Err(error), buffers });

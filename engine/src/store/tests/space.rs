@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::limits::SEGMENT_BLOCKS_MIN;
 use crate::store::log::{Heat, reserved_segments};
 
 fn fill(bench: &mut Bench, volume: VolumeId, blocks: u64) -> u64 {
@@ -188,5 +189,34 @@ fn a_new_store_without_a_reserve_refuses_data() {
     let data = bench.block(4, 1);
     bench.write(volume, 0, data).expect("there is room again");
     bench.run();
+    bench.audit();
+}
+
+/// Of victims that are mostly dead the cleaner reads what lives, and hardly more.
+#[test]
+fn the_cleaner_reads_little_of_what_is_dead() {
+    const EXTENT: u64 = 64;
+    const EXTENTS: usize = 40;
+    let mut bench = Bench::small(16);
+    let volume = bench.create("vm0", 1 << 20);
+    let mut versions = [0u64; EXTENTS];
+    for round in 0..3000u64 {
+        let at = bench.disk.random(EXTENTS);
+        versions[at] = round + 1;
+        let data = bench.block(EXTENT as usize, versions[at]);
+        bench.write(volume, at as u64 * EXTENT, data).expect("write");
+    }
+    bench.run();
+    let counters = bench.store.status().counters;
+    let walked = counters.cleaned_segments * u64::from(SEGMENT_BLOCKS_MIN);
+    let (read, moved) = (bench.disk.read_blocks, counters.relocated_blocks);
+    assert!(counters.cleaned_segments > 20 && moved > 0, "{counters:?}");
+    assert!(read < walked / 2, "{read} read of {walked} to move {moved}");
+    let mut bench = bench.crash().expect("recovers");
+    for (at, version) in versions.iter().enumerate().filter(|(_, version)| **version > 0) {
+        let expected = bench.block(EXTENT as usize, *version).to_vec();
+        let found = bench.read(volume, at as u64 * EXTENT, EXTENT as u32).expect("read");
+        assert_eq!(found, expected);
+    }
     bench.audit();
 }
