@@ -10,7 +10,7 @@ use crate::limits::{
     IN_FLIGHT_TOTAL_MAX_BYTES, REFUSALS_MAX, SEND_STALL_MAX,
 };
 use crate::proto::Denial;
-use crate::session::{self, Control, within};
+use crate::session::{self, Control};
 use ashlar_engine::reactor::{Address, Listener, Reactor, Stream, Task};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -228,7 +228,7 @@ impl<X: Exports> Server<X> {
         shared.connections.borrow().values().for_each(|control| control.stop());
         // Each connection bounds its own end; this bounds the sum.
         let limit = shared.options.drain_timeout + ACCEPT_RETRY;
-        if within(&shared.reactor, limit, shared.empty()).await.is_some() {
+        if shared.reactor.within(limit, shared.empty()).await.is_some() {
             return 0;
         }
         let left = shared.connections.borrow();

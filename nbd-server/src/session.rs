@@ -23,7 +23,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 /// What the server holds of a connection: enough to end it.
 pub(crate) struct Control {
@@ -81,20 +80,6 @@ impl Control {
     }
 }
 
-/// `future`, or `None` if it takes longer than `limit`.
-pub(crate) async fn within<T>(
-    reactor: &Reactor,
-    limit: Duration,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let (mut future, mut sleep) = (pin!(future), pin!(reactor.sleep(limit)));
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
-    })
-    .await
-}
-
 /// What the tasks of one connection share.
 pub(crate) struct Connection<E> {
     pub(crate) reactor: Reactor,
@@ -118,7 +103,7 @@ pub(crate) async fn run<X: Exports>(
     let reactor = shared.reactor.clone();
     let haggle = control.unless_stopped(handshake(&shared, &*exports, &control, denial));
     let Some(Some(Ok(Some(opened)))) =
-        within(&reactor, shared.options.handshake_timeout, haggle).await
+        reactor.within(shared.options.handshake_timeout, haggle).await
     else {
         return control.stream.shutdown();
     };
@@ -142,7 +127,7 @@ pub(crate) async fn run<X: Exports>(
     }
     // A client may close its sending side and still wait for replies.
     let idle = poll_fn(|context| connection.flow.poll_idle(context));
-    within(&reactor, connection.shared.options.drain_timeout, idle).await;
+    reactor.within(connection.shared.options.drain_timeout, idle).await;
     connection.outgoing.close();
     connection.control.stream.shutdown();
 }
@@ -239,7 +224,7 @@ impl<E> Connection<E> {
     /// Waits, and now and then looks whether a client that does not take its replies is to blame.
     async fn patiently(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) {
         let interval = self.shared.options.send_stall_max / 4;
-        while within(&self.reactor, interval, poll_fn(&mut poll)).await.is_none() {
+        while self.reactor.within(interval, poll_fn(&mut poll)).await.is_none() {
             self.shared.cut_stalled();
         }
     }

@@ -164,6 +164,16 @@ impl Reactor {
         Sleep { reactor: self.clone(), deadline, timer: None }
     }
 
+    /// What `future` gives, or `None` if it takes longer than `limit`; it is dropped then.
+    pub async fn within<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let (mut future, mut sleep) = (pin!(future), pin!(self.sleep(limit)));
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+        })
+        .await
+    }
+
     /// Lets every other ready task run first.
     pub fn yield_now(&self) -> impl Future<Output = ()> + use<> {
         let mut yielded = false;

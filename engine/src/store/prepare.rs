@@ -150,14 +150,9 @@ impl Store {
     /// in the store can be cleaned, as damage keeps it where it is: what has gathered leaves into
     /// the reserve, which is there for this; data that only waits, or comes now, is refused.
     pub(super) fn relieve(&mut self) {
-        let hopeless = self.segments.free() <= reserved_segments(&self.segments)
-            && (self.device_full || self.segments.unprepared() == 0)
-            && self.cleaner.victim().is_none()
-            && self.segments.empty() == 0
-            && !self.checkpointer.is_running();
         // Begins when nothing is under way that could help; lasts until there is a segment.
-        let stands_still = || self.waits_for_segment() && self.log.has_landed();
-        self.spent = hopeless && (self.spent || stands_still());
+        let stands_still = self.waits_for_segment() && self.log.has_landed();
+        self.spent = (self.spent || stands_still) && self.is_hopeless();
         self.log.set_reserve_open(self.spent);
         if !self.spent {
             return;
@@ -173,6 +168,16 @@ impl Store {
             let error = self.no_segment();
             self.reply(token, Err(error));
         }
+    }
+
+    /// Whether no segment is left for data, and nothing can make one. Counts segments: not for
+    /// every turn.
+    fn is_hopeless(&self) -> bool {
+        self.segments.free() <= reserved_segments(&self.segments)
+            && self.cleaner.victim().is_none()
+            && !self.checkpointer.is_running()
+            && (self.device_full || self.segments.unprepared() == 0)
+            && self.segments.empty() == 0
     }
 
     /// Why data is refused in a store that is [`Store::spent`].

@@ -15,7 +15,6 @@ use super::outgoing::{Charge, Outgoing};
 use super::peer::Peer;
 use super::peers::Shared;
 use super::serve::{self, Serving};
-use super::wait::within;
 use super::{Reply, calls::Answered};
 use crate::frame::{
     Decoder, Encoder, Envelope, Farewell, Frame, HEADER_BYTES, Hello, Kind, Notice,
@@ -135,7 +134,7 @@ pub(super) async fn run(session: Session, decoder: Decoder) {
     if let Some(notice) = ending.farewell() {
         let envelope = Envelope::bare(Kind::Close);
         connection.say(&envelope, &notice.encode(), Charge::Reply(0));
-        within(&shared.reactor, FAREWELL_TIMEOUT, flush(connection)).await;
+        shared.reactor.within(FAREWELL_TIMEOUT, flush(connection)).await;
     }
     connection.stream.shutdown();
 }

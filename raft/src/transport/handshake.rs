@@ -10,7 +10,6 @@ use super::limits::{CONNECT_TIMEOUT, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT};
 use super::outgoing::Charge;
 use super::peer::Peer;
 use super::peers::Shared;
-use super::wait::within;
 use crate::frame::{Decoder, Encoder, Envelope, Farewell, Hello, Kind, NodeId, Notice, Refusal};
 use ashlar_engine::reactor::{Message, Stream};
 use std::rc::Rc;
@@ -19,13 +18,13 @@ use std::rc::Rc;
 pub(super) async fn dial(shared: &Rc<Shared>, peer: &Rc<Peer>) -> Result<(), Ending> {
     let address = peer.address();
     let connecting = shared.reactor.connect(&address);
-    let stream = within(&shared.reactor, CONNECT_TIMEOUT, connecting).await;
+    let stream = shared.reactor.within(CONNECT_TIMEOUT, connecting).await;
     let stream = stream.ok_or(Ending::TimedOut)?.map_err(|error| Ending::Broken(error.kind()))?;
     let mut encoder = Encoder::default();
     let mut decoder = Decoder::new(shared.reactor.pool().clone());
     peer.set_greeting();
     let greeting = greet(shared, peer, &*stream, &mut encoder, &mut decoder);
-    let greeted = within(&shared.reactor, HANDSHAKE_TIMEOUT, greeting).await;
+    let greeted = shared.reactor.within(HANDSHAKE_TIMEOUT, greeting).await;
     match greeted.unwrap_or(Err(Ending::TimedOut)) {
         Ok((hello, version)) => {
             encoder.set_version(version);
@@ -65,7 +64,7 @@ async fn greet(
 /// Takes a stream that came through a listener.
 pub(super) async fn welcome(shared: &Rc<Shared>, stream: Rc<dyn Stream>) {
     let mut decoder = Decoder::new(shared.reactor.pool().clone());
-    let hello = within(&shared.reactor, HANDSHAKE_TIMEOUT, first_hello(&*stream, &mut decoder));
+    let hello = shared.reactor.within(HANDSHAKE_TIMEOUT, first_hello(&*stream, &mut decoder));
     let hello = hello.await.unwrap_or(Err(Ending::TimedOut));
     let judged = hello.and_then(|hello| {
         let (peer, version) = judge(shared, &hello).map_err(Ending::Refused)?;
@@ -141,7 +140,7 @@ async fn part(shared: &Shared, stream: &dyn Stream, mut encoder: Encoder, ending
     if let Some(notice) = ending.farewell() {
         let (envelope, mut message) = (Envelope::bare(Kind::Close), Message::default());
         encoder.encode(&envelope, &notice.encode(), Vec::new(), &mut message);
-        within(&shared.reactor, FAREWELL_TIMEOUT, stream.send(message)).await;
+        shared.reactor.within(FAREWELL_TIMEOUT, stream.send(message)).await;
     }
     stream.shutdown();
 }

@@ -27,7 +27,6 @@ mod peer;
 mod peers;
 mod serve;
 mod tie;
-mod wait;
 
 pub use ending::{Ending, Misdeed};
 pub use error::{Error, ErrorKind, Result};

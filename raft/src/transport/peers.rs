@@ -11,7 +11,6 @@ use super::limits::{
     ACCEPT_RETRY, Bounds, CALL_TIMEOUT_MAX, FAREWELL_TIMEOUT, HANDSHAKES_MAX, PEERS_MAX,
 };
 use super::peer::Peer;
-use super::wait::within;
 use super::{Handler, PeerStatus, Reply, Request, TurnedAway};
 use crate::frame::{Hello, Identity, Kind, NodeId, Oversize, check_size};
 use ashlar_engine::reactor::{Address, Listener, Reactor, Sleep, Stream, Task};
@@ -275,7 +274,7 @@ impl Peers {
             Poll::Pending
         });
         // Each connection bounds its own end; this bounds the sum.
-        within(&shared.reactor, 2 * FAREWELL_TIMEOUT, empty).await;
+        shared.reactor.within(2 * FAREWELL_TIMEOUT, empty).await;
     }
 }
 

@@ -11,12 +11,9 @@ use ashlar_engine::reactor::{
     Address, Listener, Message, Part, Reactor, ReceiveBuffers, Stream, Task,
 };
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 /// Owner only.
@@ -96,7 +93,8 @@ async fn talk(stream: Rc<dyn Stream>, store: &LocalStore, serving: &Serving) {
     let mut buffer = reactor.pool().allocate(LINE_MAX_BYTES);
     loop {
         let buffers = ReceiveBuffers { first: buffer, first_filled: 0, second: None };
-        let Some((received, buffers)) = within(reactor, stream.receive(buffers)).await else {
+        let Some((received, buffers)) = reactor.within(IDLE_MAX, stream.receive(buffers)).await
+        else {
             return stream.shutdown();
         };
         let count = match received {
@@ -140,18 +138,6 @@ async fn send(stream: &dyn Stream, reactor: &Reactor, answer: &Answer) -> bool {
     let mut head = serde_json::to_vec(answer).expect("invariant: answers are plain data");
     head.push(b'\n');
     let parts = vec![Part::Head(head.len())];
-    let sent = within(reactor, stream.send(Message { head, parts })).await;
+    let sent = reactor.within(IDLE_MAX, stream.send(Message { head, parts })).await;
     sent.is_some_and(|(result, _)| result.is_ok())
-}
-
-/// The future's output, or nothing if it takes longer than a client may idle.
-async fn within<F: Future>(reactor: &Reactor, future: F) -> Option<F::Output> {
-    let (mut future, mut timeout) = (pin!(future), pin!(reactor.sleep(IDLE_MAX)));
-    poll_fn(|context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
-            return Poll::Ready(Some(output));
-        }
-        timeout.as_mut().poll(context).map(|()| None)
-    })
-    .await
 }
