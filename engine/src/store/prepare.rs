@@ -19,7 +19,7 @@ use std::time::Duration;
 const AHEAD_SEGMENTS: usize = 3;
 /// Bytes of one write.
 const WRITE_BYTES: usize = 1 << 20;
-/// Writes in flight together: beside the log's writes, and while those wait for a segment.
+/// Writes in flight together: beside the log's writes, and before there are any.
 const WRITES_IN_FLIGHT: [usize; 2] = [2, 8];
 /// After a failure, wait this long before trying again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ impl Store {
             });
         }
         let total = u64::from(self.segments.segment_blocks()) * BLOCK_SIZE_BYTES as u64;
-        let in_flight_max = WRITES_IN_FLIGHT[usize::from(self.waits_for_segment())];
+        let in_flight_max = WRITES_IN_FLIGHT[usize::from(self.segments.are_new())];
         while let Some(preparing) = &mut self.preparing {
             let done = preparing.next_bytes >= total || preparing.error.is_some();
             if done || preparing.in_flight >= in_flight_max {
