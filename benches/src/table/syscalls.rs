@@ -1,7 +1,8 @@
 //! Syscalls per request: the one figure that no other process can disturb.
 //!
 //! `strace -c` counts while a bounded load runs. It slows the server down, which only makes its
-//! batches different, never its syscalls cheaper; the count is exact.
+//! batches different, never its syscalls cheaper; the count is exact. What a connection costs
+//! before its first request and after its last is counted by itself and taken off.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -46,6 +47,20 @@ pub fn rows(server: &Server, folder: &Path, span_bytes: u64) -> Vec<Row> {
 
 /// Syscalls of `server` per 4k random write at this depth; strace reports into `folder`.
 pub fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> Result<f64> {
+    let (few, few_requests) = calls(server, folder, depth, span_bytes, depth as u64)?;
+    let (many, many_requests) = calls(server, folder, depth, span_bytes, requests(depth))?;
+    Ok((many as f64 - few as f64) / (many_requests - few_requests) as f64)
+}
+
+/// Syscalls of `server` during a connection with so many requests or a few more, and how many there
+/// were.
+fn calls(
+    server: &Server,
+    folder: &Path,
+    depth: usize,
+    span_bytes: u64,
+    requests: u64,
+) -> Result<(u64, u64)> {
     let report = folder.join(format!("strace-{depth}"));
     let mut command = tied_command(Path::new("strace"));
     command.args(["-c", "-f", "-o"]).arg(&report).args(["-p", &server.pid().to_string()]);
@@ -58,7 +73,7 @@ pub fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> R
         request_bytes: 4096,
         depth,
         connections: 1,
-        until: Until::Requests(requests(depth)),
+        until: Until::Requests(requests),
         span_bytes: Some(span_bytes),
         seed: 3,
     };
@@ -67,7 +82,7 @@ pub fn count(server: &Server, folder: &Path, depth: usize, span_bytes: u64) -> R
     end_politely(&mut strace)?;
     let text = std::fs::read_to_string(&report).map_err(|e| format!("strace's report: {e}"))?;
     let calls = total_calls(&text).ok_or_else(|| format!("odd report of strace: {text}"))?;
-    Ok(calls as f64 / outcome.requests as f64)
+    Ok((calls, outcome.requests))
 }
 
 fn await_attached(pid: u32, strace: &mut Reaped) -> Result<()> {

@@ -63,7 +63,8 @@ impl ChecksumCache {
         }
         while self.bytes > self.bytes_max {
             let oldest = self.order.pop_front().expect("invariant: bytes are those of entries");
-            let Some((_, used)) = self.entries.get_mut(&oldest) else { continue };
+            let entry = self.entries.get_mut(&oldest);
+            let (_, used) = entry.expect("invariant: each entry is in the order once");
             if std::mem::take(used) {
                 self.order.push_back(oldest);
             } else if let Some((old, _)) = self.entries.remove(&oldest) {

@@ -278,7 +278,7 @@ impl Store {
     /// A copy of the current piece is durable at `location`.
     pub(super) fn checkpoint_installed(&mut self, location: Location, bytes: Buffer) {
         let Some(run) = &mut self.checkpointer.run else { return };
-        let Some(piece) = &mut run.piece else { return };
+        let piece = run.piece.as_mut().expect("invariant: what is installed is the piece");
         let Some(first_copy) = piece.first_copy else {
             piece.first_copy = Some(location);
             run.to_push = Some((checkpoint_record(run.root.lsn, piece.blocks), bytes));

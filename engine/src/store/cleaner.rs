@@ -172,7 +172,7 @@ impl Store {
     }
 
     fn read_victim(&mut self) {
-        let Some(victim) = &mut self.cleaner.victim else { return };
+        let victim = self.cleaner.victim.as_mut().expect("invariant: only a victim is read");
         let left = victim.end.0 - victim.next.0;
         let blocks = left.min(READ_BLOCKS);
         victim.reading = true;
@@ -184,7 +184,7 @@ impl Store {
 
     /// A piece of the victim was read: queues what lives in it.
     pub(super) fn handle_clean(&mut self, result: io::Result<()>, buffers: Vec<Buffer>) {
-        let Some(victim) = &mut self.cleaner.victim else { return };
+        let victim = self.cleaner.victim.as_mut().expect("invariant: kept while it is read");
         victim.reading = false;
         let (id, sequence, start, end) = (victim.id, victim.sequence, victim.next, victim.end);
         self.segments.get_mut(id).pins -= 1;
@@ -342,7 +342,8 @@ impl Store {
             {
                 return self.checkpointer.request_if(true);
             }
-            let Some((record, buffer)) = self.cleaner.queue.pop_front() else { return };
+            let front = self.cleaner.queue.pop_front();
+            let (record, buffer) = front.expect("invariant: there is a front");
             self.cleaner.queue_blocks -= count;
             self.cleaner.budget -= i64::from(count);
             sometimes!("cleaner: blocks were moved");

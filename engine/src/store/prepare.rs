@@ -170,8 +170,7 @@ impl Store {
         }
     }
 
-    /// Whether no segment is left for data, and nothing can make one. Counts segments: not for
-    /// every turn.
+    /// Whether no segment is left for data, and nothing can make one.
     fn is_hopeless(&self) -> bool {
         self.segments.free() <= reserved_segments(&self.segments)
             && self.cleaner.victim().is_none()

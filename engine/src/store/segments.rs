@@ -26,6 +26,9 @@ pub(crate) enum State {
     Empty,
 }
 
+/// How many states there are.
+const STATES: usize = State::Empty as usize + 1;
+
 /// One segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
@@ -50,7 +53,8 @@ pub(crate) struct Segment {
 pub(crate) struct Segments {
     segments: Vec<Segment>,
     segment_blocks: u32,
-    free: usize,
+    /// Segments in each state.
+    counts: [usize; STATES],
     next_unprepared: u32,
     next_sequence: SegmentSequence,
     /// What the durable checkpoint describes: later batches are replayed after a crash.
@@ -70,10 +74,12 @@ impl Segments {
             sealed: Lsn(0),
             stuck: false,
         };
+        let mut counts = [0; STATES];
+        counts[State::Unprepared as usize] = count as usize;
         Segments {
             segments: vec![segment; count as usize],
             segment_blocks,
-            free: 0,
+            counts,
             next_unprepared: 0,
             next_sequence: SegmentSequence(1),
             checkpoint: Lsn(0),
@@ -92,7 +98,7 @@ impl Segments {
 
     /// Segments ready to be opened.
     pub(crate) fn free(&self) -> usize {
-        self.free
+        self.counts[State::Free as usize]
     }
 
     /// Next life number that will be handed out.
@@ -140,8 +146,8 @@ impl Segments {
 
     fn set(&mut self, id: SegmentId, state: State) {
         let segment = &mut self.segments[id.0 as usize];
-        self.free -= usize::from(segment.state == State::Free);
-        self.free += usize::from(state == State::Free);
+        self.counts[segment.state as usize] -= 1;
+        self.counts[state as usize] += 1;
         segment.state = state;
     }
 
@@ -276,12 +282,11 @@ impl Segments {
 
     /// Segments that the next checkpoint would free.
     pub(crate) fn empty(&self) -> usize {
-        self.segments.iter().filter(|s| s.state == State::Empty).count()
+        self.counts[State::Empty as usize]
     }
 
     /// Segments that were never written or are being prepared.
     pub(crate) fn unprepared(&self) -> usize {
-        let new = |s: &&Segment| matches!(s.state, State::Unprepared | State::Preparing);
-        self.segments.iter().filter(new).count()
+        self.counts[State::Unprepared as usize] + self.counts[State::Preparing as usize]
     }
 }

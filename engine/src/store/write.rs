@@ -185,21 +185,20 @@ impl Store {
             if is_early || !self.log.has_room(Heat::Hot, blocks) {
                 return;
             }
-            match self.waiting.pop_front() {
-                Some(Waiting::Write { token, volume, first, data }) => {
+            match self.waiting.pop_front().expect("invariant: there is a front") {
+                Waiting::Write { token, volume, first, data } => {
                     self.waiting_bytes -= data.len();
                     self.push_write(token, volume, first, data);
                 }
-                Some(Waiting::Record { token, record, payload }) => {
+                Waiting::Record { token, record, payload } => {
                     self.waiting_bytes -= WAITING_RECORD_BYTES;
                     self.log.push(Heat::Hot, record, payload, token);
                 }
-                Some(Waiting::Barrier { token }) => {
+                Waiting::Barrier { token } => {
                     if !self.log.push_waiter(token) {
                         self.reply(token, Ok(super::Outcome::Done));
                     }
                 }
-                None => return,
             }
         }
     }
