@@ -96,6 +96,11 @@ impl Segments {
         self.segment_blocks
     }
 
+    /// What the durable checkpoint describes.
+    pub(crate) fn checkpoint(&self) -> Lsn {
+        self.checkpoint
+    }
+
     /// Segments ready to be opened.
     pub(crate) fn free(&self) -> usize {
         self.counts[State::Free as usize]

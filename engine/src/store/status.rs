@@ -197,8 +197,12 @@ impl Store {
                     id.0, segment.live
                 ));
             }
-            if matches!(segment.state, State::Free | State::Unprepared) && expected > 0 {
+            let is_free = matches!(segment.state, State::Free | State::Unprepared);
+            if is_free && expected > 0 {
                 wrong.push(format!("segment {} is free but {expected} blocks are in it", id.0));
+            }
+            if is_free && segment.last > self.segments.checkpoint() {
+                wrong.push(format!("segment {} is free but a restart needs its log", id.0));
             }
         }
         if data_blocks != self.data_blocks + self.reserved_blocks {
