@@ -348,3 +348,31 @@ fn data_that_carries_its_own_crc_is_told_apart() {
         assert!(!sums.contains(&seal().block_checksum(identity, &torn)));
     }
 }
+
+/// Bytes that were written for any other place, owner, life or device are not this block.
+#[test]
+fn a_blocks_checksum_covers_all_of_its_identity() {
+    let right = BlockIdentity {
+        sequence: SEQUENCE,
+        location: PLACE,
+        volume: VolumeId(1),
+        block: BlockIndex(2),
+    };
+    let wrong = [
+        BlockIdentity { sequence: SegmentSequence(SEQUENCE.0 + 1), ..right },
+        BlockIdentity { location: PLACE.offset(1), ..right },
+        BlockIdentity { volume: VolumeId(2), ..right },
+        BlockIdentity { block: BlockIndex(3), ..right },
+    ];
+    let bytes = vec![7; BLOCK_SIZE_BYTES];
+    for version in [1, FORMAT_VERSION] {
+        let seal = Seal::new(DeviceId([3; 16]), version);
+        let sum = seal.block_checksum(right, &bytes);
+        for identity in wrong {
+            assert_ne!(seal.block_checksum(identity, &bytes), sum, "{version}: {identity:?}");
+        }
+        let other = Seal::new(DeviceId([4; 16]), version);
+        assert_ne!(other.block_checksum(right, &bytes), sum);
+        assert_eq!(Seal::new(DeviceId([3; 16]), version).block_checksum(right, &bytes), sum);
+    }
+}
