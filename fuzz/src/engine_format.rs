@@ -5,8 +5,9 @@
 //! also reaches what stands behind it.
 
 use ashlar_engine::format::{
-    ChunkRef, ChunkWriter, DeviceId, FORMAT_VERSION, Seal, SegmentHeader, Superblock, decode_batch,
-    decode_chunk, decode_root, encode_batch, encode_root, header_blocks, peek_sequence,
+    ChunkRef, ChunkWriter, DeviceId, FORMAT_VERSION, Seal, SegmentHeader, Superblock, Table,
+    decode_batch, decode_chunk, decode_root, encode_batch, encode_root, header_blocks,
+    peek_sequence,
 };
 use ashlar_engine::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence};
@@ -90,11 +91,15 @@ pub fn batch(data: &[u8]) {
     let old = found.previous.as_ref();
     let (old_records, old_sums) = old.map_or((0, 0), |c| (c.records.len(), c.checksums.len()));
     let (records, sums) = (found.records.len(), found.checksums.len());
-    let blocks = header_blocks(records, sums, old_records, old_sums);
+    let inline = found.inline.len() + old.map_or(0, |copy| copy.inline.len());
+    let blocks = header_blocks(records, sums, old_records, old_sums, inline);
     let mut again = vec![0; blocks as usize * BLOCK_SIZE_BYTES];
-    encode_batch(&seal(), &found.header, &found.records, &found.checksums, old, &mut again);
+    let (records, checksums) = (&found.records, &found.checksums);
+    let table = Table { records, checksums, inline: &found.inline };
+    encode_batch(&seal(), &found.header, table, old, &mut again);
     let again = decode_batch(&seal(), SEQUENCE, PLACE, &again).expect("it was just written");
     assert_eq!((again.records, again.checksums), (found.records, found.checksums));
+    assert_eq!(again.inline, found.inline);
     assert_eq!((again.header, again.previous), (found.header, found.previous));
 }
 

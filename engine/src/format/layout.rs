@@ -87,6 +87,7 @@ fn layouts() -> Vec<Layout> {
     let mut all = super::superblock::layout::layouts();
     all.extend(super::segment::layout::layouts());
     all.extend(super::batch::layout::layouts());
+    all.extend(super::record::layout::layouts());
     all.extend(super::checkpoint::layout::layouts());
     all
 }

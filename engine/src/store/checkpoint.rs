@@ -155,6 +155,16 @@ impl Checkpointer {
         })
     }
 
+    /// Leaves of a volume with an image in a chunk, or on its way into one.
+    pub(super) fn leaves_of(&self, volume: VolumeId) -> Vec<u32> {
+        let written = self.chunks.values().flat_map(|chunk| chunk.leaves.iter().copied());
+        let runs = || self.run.iter();
+        let pieces = runs().filter_map(|run| run.piece.as_ref()).flat_map(|piece| &piece.leaves);
+        let under_way = runs().flat_map(|run| &run.frozen).chain(pieces);
+        let leaves = written.chain(under_way.map(|leaf| (leaf.volume, leaf.leaf)));
+        leaves.filter(|(of, _)| *of == volume).map(|(_, leaf)| leaf).collect()
+    }
+
     /// Whether a checkpoint is being written.
     pub(super) fn is_running(&self) -> bool {
         self.run.is_some()
@@ -221,7 +231,7 @@ impl Store {
             next_sequence: self.segments.next_sequence(),
             next_volume: self.volumes.next(),
             prepared_segments: self.segments.prepared(),
-            volumes: self.volumes.iter().cloned().collect(),
+            volumes: self.volumes.plain().cloned().collect(),
             chunks: Vec::new(),
         };
         self.checkpointer.requested = false;
@@ -373,11 +383,5 @@ impl Store {
 }
 
 fn checkpoint_record(lsn: Lsn, blocks: u32) -> Record {
-    Record {
-        kind: RecordKind::Checkpoint,
-        volume: VolumeId(0),
-        first: BlockIndex(lsn.0),
-        count: blocks,
-        source: Location(0),
-    }
+    Record::plain(RecordKind::Checkpoint, VolumeId(0), BlockIndex(lsn.0), blocks, Location(0))
 }

@@ -126,7 +126,7 @@ impl Store {
     pub fn volumes(&self) -> Vec<VolumeStatus> {
         let mut volumes: Vec<VolumeStatus> = self
             .volumes
-            .iter()
+            .plain()
             .filter(|volume| self.volumes.usable(volume.id).is_ok())
             .map(|volume| VolumeStatus {
                 id: volume.id,

@@ -15,6 +15,7 @@ mod tail;
 use super::cache::ChecksumCache;
 use super::checkpoint::Checkpointer;
 use super::cleaner::Cleaner;
+use super::group::Groups;
 use super::index::Index;
 use super::leaf::Leaf;
 use super::log::Log;
@@ -437,6 +438,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         data_blocks: 0,
         reserved_blocks: 0,
         creating: Vec::new(),
+        groups: Groups::new(),
         checkpointer: Checkpointer::default(),
         cleaner: Cleaner::default(),
         preparing: None,

@@ -130,7 +130,12 @@ impl Recovery {
             };
             at = (table.end().0 - start.0).min(blocks).max(at + 1);
             copies.extend(table.previous.map(|copy| (header.epoch, copy)));
-            let own = TableCopy { of, records: table.records, checksums: table.checksums };
+            let own = TableCopy {
+                of,
+                records: table.records,
+                checksums: table.checksums,
+                inline: table.inline,
+            };
             self.note(&seal, header.epoch, sequence, own, start, image);
         }
         for (epoch, copy) in copies {

@@ -1,0 +1,130 @@
+//! The entries of one group: what is known of each, by index.
+//!
+//! Invariants: indexes have no gaps; entries that are durable come before those that are not;
+//! the table of a batch is kept for entries that are durable and not applied.
+//! Must never know: segments, other groups.
+
+use crate::format::TableCopy;
+use crate::units::{Location, LogId};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Place {
+    /// On its way to the device; its content is in memory.
+    Memory,
+    /// In the batch with this header, at this record of its table.
+    At {
+        /// The batch.
+        header: Location,
+        /// The record.
+        record: u16,
+        /// Something of it did not prove itself.
+        faulty: bool,
+    },
+    /// Known to be there, but not what or where.
+    Lost {
+        /// Its identity is known.
+        known: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Slot {
+    pub(in crate::store) id: LogId,
+    pub(in crate::store) place: Place,
+}
+
+/// The batch of an entry and its record there.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Source {
+    pub(in crate::store) table: Rc<TableCopy>,
+    pub(in crate::store) record: u16,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Entries {
+    /// Index of the first slot; where the next entry goes if there is none and `set`.
+    first: u64,
+    /// The first index is decided: something was appended or given up.
+    set: bool,
+    slots: VecDeque<Slot>,
+    sources: BTreeMap<u64, Source>,
+}
+
+impl Entries {
+    /// Index that the next entry must have; `None`: 0 or 1, as the owner counts.
+    pub(in crate::store) fn next(&self) -> Option<u64> {
+        self.set.then(|| self.first + self.slots.len() as u64)
+    }
+
+    /// Index of the first entry, or where it will be.
+    pub(in crate::store) fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(in crate::store) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(in crate::store) fn get(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    pub(in crate::store) fn get_mut(&mut self, index: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    pub(in crate::store) fn last(&self) -> Option<&Slot> {
+        self.slots.back()
+    }
+
+    pub(in crate::store) fn iter(&self) -> impl DoubleEndedIterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
+    /// Adds an entry; its index must be the next one.
+    pub(in crate::store) fn push(&mut self, slot: Slot) {
+        assert!(self.next().is_none_or(|next| next == slot.id.index), "an entry skips an index");
+        if !self.set {
+            (self.first, self.set) = (slot.id.index, true);
+        }
+        self.slots.push_back(slot);
+    }
+
+    /// Notes where an entry's batch is, until it is applied.
+    pub(in crate::store) fn set_source(&mut self, index: u64, source: Source) {
+        self.sources.insert(index, source);
+    }
+
+    pub(in crate::store) fn source(&self, index: u64) -> Option<&Source> {
+        self.sources.get(&index)
+    }
+
+    pub(in crate::store) fn take_source(&mut self, index: u64) -> Option<Source> {
+        self.sources.remove(&index)
+    }
+
+    /// Takes the entries from `index` on away, newest first.
+    pub(in crate::store) fn truncate(&mut self, index: u64, gone: &mut impl FnMut(Slot)) {
+        while self.last().is_some_and(|slot| slot.id.index >= index) {
+            self.slots.pop_back().into_iter().for_each(&mut *gone);
+        }
+        drop(self.sources.split_off(&index));
+    }
+
+    /// Takes the entries up to `index` away; the next one follows it.
+    pub(in crate::store) fn purge(&mut self, index: u64, gone: &mut impl FnMut(Slot)) {
+        while self.slots.front().is_some_and(|slot| slot.id.index <= index) {
+            self.slots.pop_front().into_iter().for_each(&mut *gone);
+            self.first += 1;
+        }
+        if self.slots.is_empty() && (!self.set || self.first <= index) {
+            self.first = index + 1;
+        }
+        self.set = true;
+        self.sources = self.sources.split_off(&(index + 1));
+    }
+}
