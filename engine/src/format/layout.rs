@@ -89,6 +89,7 @@ fn layouts() -> Vec<Layout> {
     all.extend(super::batch::layout::layouts());
     all.extend(super::record::layout::layouts());
     all.extend(super::checkpoint::layout::layouts());
+    all.extend(super::group_table::layout::layouts());
     all
 }
 

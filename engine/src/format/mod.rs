@@ -12,6 +12,7 @@ mod layout;
 mod batch;
 mod checkpoint;
 mod group;
+mod group_table;
 mod record;
 mod segment;
 mod superblock;
@@ -27,6 +28,9 @@ pub use checkpoint::{
     decode_chunk, decode_root, encode_root, validate_volume_name,
 };
 pub use group::{head_blocks, inline_of, padded};
+pub use group_table::{
+    EntryImage, EntryState, GroupImage, decode_group_piece, encode_group_pieces,
+};
 pub use record::{Record, RecordKind};
 pub use segment::{SEGMENT_MAGIC, SegmentHeader};
 pub use superblock::{SUPERBLOCK_LOCATIONS, Superblock, SuperblockError};

@@ -3,6 +3,7 @@
 //! checksum made right, so that the checks behind it are reached.
 
 mod forged;
+mod groups;
 
 use super::*;
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
@@ -232,8 +233,9 @@ fn root() -> impl Strategy<Value = Root> {
         checksum,
         lsn: Lsn(lsn.into()),
     });
-    (any::<[u64; 4]>(), any::<[u32; 2]>(), vec(volume, 0..30), vec(chunk, 0..300)).prop_map(
-        |(long, short, volumes, chunks)| Root {
+    let chunks = (vec(chunk.clone(), 0..300), vec(chunk, 0..5));
+    (any::<[u64; 4]>(), any::<[u32; 2]>(), vec(volume, 0..30), chunks).prop_map(
+        |(long, short, volumes, (chunks, groups))| Root {
             lsn: Lsn(long[0]),
             epoch: long[1],
             replay_from: SegmentSequence(long[2]),
@@ -242,6 +244,7 @@ fn root() -> impl Strategy<Value = Root> {
             prepared_segments: short[1],
             volumes,
             chunks,
+            groups,
         },
     )
 }

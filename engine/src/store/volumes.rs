@@ -69,12 +69,13 @@ impl Volumes {
     /// A creation is durable (or is being replayed).
     pub(crate) fn created(&mut self, volume: RootVolume) {
         self.creating.retain(|name| *name != volume.name);
-        if volume.id.is_of_group() {
-            self.of_groups += 1;
+        let id = volume.id;
+        let is_new = self.by_id.insert(id, volume).is_none();
+        if id.is_of_group() {
+            self.of_groups += usize::from(is_new);
         } else {
-            self.next = VolumeId(self.next.0.max(volume.id.0 + 1));
+            self.next = VolumeId(self.next.0.max(id.0 + 1));
         }
-        self.by_id.insert(volume.id, volume);
     }
 
     /// Checks a deletion; from now on the volume takes no requests.

@@ -53,6 +53,7 @@ impl Store {
                 RecordKind::Vote => self.groups.group(group).vote = inline.to_vec(),
                 RecordKind::Purge => self.forget(group, record.log_id()),
                 // The table was cut when it was asked for.
+                RecordKind::Truncate => self.cut_durable(group, record.index),
                 _ => {}
             }
         }
@@ -66,6 +67,10 @@ impl Store {
         let appended = appended.expect("invariant: entries become durable in order");
         assert_eq!((appended.group, appended.index), (entry.group, entry.index));
         if appended.void {
+            let (header, id) = (table.of.location, entry.log_id());
+            let place = Place::At { header, record, faulty: false };
+            self.groups.group(entry.group).entries.push_cut(Slot { id, place });
+            self.segments.retain(header);
             return;
         }
         self.pending_blocks += blocks;
@@ -100,8 +105,16 @@ impl Store {
             self.pending_blocks -= if durable { blocks } else { 0 };
         }
         let mut gone = Vec::new();
-        self.groups.group(group).entries.truncate(index, &mut |slot| gone.push(slot));
-        self.released(group, &gone);
+        self.groups.group(group).entries.cut(index, &mut |slot| gone.push(slot));
+        self.groups.retained -= gone.len();
+        gone.iter().for_each(|slot| self.groups.cache.remove(group, slot.id.index));
+    }
+
+    /// A truncation is durable: the log does not hold these entries any more.
+    pub(in crate::store) fn cut_durable(&mut self, group: GroupId, index: u64) {
+        let mut gone = Vec::new();
+        self.groups.group(group).entries.cut_durable(index, &mut |slot| gone.push(slot));
+        self.released(&gone);
     }
 
     /// Blocks that an entry of the table has taken and not mapped, and whether it is durable.
@@ -125,14 +138,14 @@ impl Store {
         state.purged = Some(upto);
         let mut gone = Vec::new();
         state.entries.purge(upto.index, &mut |slot| gone.push(slot));
-        self.released(group, &gone);
+        self.groups.retained -= gone.len();
+        gone.iter().for_each(|slot| self.groups.cache.remove(group, slot.id.index));
+        self.released(&gone);
     }
 
-    /// These entries are retained no longer; their segments are, until the next checkpoint.
-    fn released(&mut self, group: GroupId, gone: &[Slot]) {
-        self.groups.retained -= gone.len();
+    /// The log does not hold these entries any more; their segments stay until the next checkpoint.
+    fn released(&mut self, gone: &[Slot]) {
         for slot in gone {
-            self.groups.cache.remove(group, slot.id.index);
             if let Place::At { header, .. } = slot.place {
                 self.groups.releasing.extend(self.segments.of(header));
             }

@@ -15,8 +15,10 @@ mod append;
 mod apply;
 mod cache;
 mod entry;
+mod image;
 mod install;
 mod read;
+mod replay;
 mod space;
 mod table;
 
@@ -29,6 +31,7 @@ use crate::units::{GroupId, LogId, SegmentId, VolumeId};
 use append::Purging;
 pub(super) use append::waiting_bytes;
 use cache::EntryCache;
+pub(super) use image::FrozenGroups;
 pub(super) use read::EntryRead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use table::{Entries, Place};

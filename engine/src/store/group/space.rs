@@ -35,6 +35,26 @@ impl Store {
         slots.last().map(|slot| slot.id)
     }
 
+    /// Whether the next checkpoint would release segments that entries hold.
+    pub(in crate::store) fn groups_hold_back(&self) -> bool {
+        !self.groups.releasing.is_empty()
+    }
+
+    /// Counts per segment the entries that keep it from being reused.
+    pub(in crate::store) fn held_entries(&self) -> Vec<u32> {
+        let mut held = vec![0; self.segments.count() as usize];
+        let releasing = self.groups.releasing.iter().chain(self.checkpointer.releasing());
+        releasing.for_each(|id| held[id.0 as usize] += 1);
+        for slot in self.groups.by_id.values().flat_map(|group| group.entries.durable()) {
+            if let Place::At { header, .. } = slot.place
+                && let Some(id) = self.segments.of(header)
+            {
+                held[id.0 as usize] += 1;
+            }
+        }
+        held
+    }
+
     /// The newest of so many of the oldest segments with entries as are missing to what the cleaner
     /// wants to be free; `None` if enough are.
     fn crowded(&self) -> Option<SegmentSequence> {

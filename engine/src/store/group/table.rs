@@ -36,6 +36,13 @@ pub(in crate::store) struct Slot {
     pub(in crate::store) place: Place,
 }
 
+impl Slot {
+    /// Whether it is in the batch with this header.
+    pub(in crate::store) fn is_in(&self, batch: Location) -> bool {
+        matches!(self.place, Place::At { header, .. } if header == batch)
+    }
+}
+
 /// The batch of an entry and its record there.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Source {
@@ -51,6 +58,9 @@ pub(in crate::store) struct Entries {
     /// The first index is decided: something was appended or given up.
     set: bool,
     slots: VecDeque<Slot>,
+    /// Entries that were truncated, but whose truncation is not durable: still in the log after a
+    /// crash, behind the slots that are durable.
+    cut: VecDeque<Slot>,
     sources: BTreeMap<u64, Source>,
 }
 
@@ -99,6 +109,25 @@ impl Entries {
         self.sources.insert(index, source);
     }
 
+    /// At start: where an entry is, and its batch if that was found.
+    pub(in crate::store) fn set_place(
+        &mut self,
+        index: u64,
+        place: Place,
+        table: Option<&Rc<TableCopy>>,
+    ) {
+        let Some(slot) = self.get_mut(index) else { return };
+        slot.place = place;
+        if let (Place::At { record, .. }, Some(table)) = (place, table) {
+            self.set_source(index, Source { table: Rc::clone(table), record });
+        }
+    }
+
+    /// Of all entries that are durable and not applied.
+    pub(in crate::store) fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources.values()
+    }
+
     pub(in crate::store) fn source(&self, index: u64) -> Option<&Source> {
         self.sources.get(&index)
     }
@@ -107,12 +136,38 @@ impl Entries {
         self.sources.remove(&index)
     }
 
-    /// Takes the entries from `index` on away, newest first.
-    pub(in crate::store) fn truncate(&mut self, index: u64, gone: &mut impl FnMut(Slot)) {
-        while self.last().is_some_and(|slot| slot.id.index >= index) {
-            self.slots.pop_back().into_iter().for_each(&mut *gone);
+    /// Takes the entries from `index` on out of the table. The durable ones are void only once
+    /// [`Entries::cut_durable`] says so.
+    pub(in crate::store) fn cut(&mut self, index: u64, gone: &mut impl FnMut(Slot)) {
+        while let Some(slot) = self.slots.pop_back_if(|slot| slot.id.index >= index) {
+            if slot.place != Place::Memory {
+                self.cut.push_front(slot);
+            }
+            gone(slot);
         }
         drop(self.sources.split_off(&index));
+    }
+
+    /// An entry that was cut before it was durable, is durable.
+    pub(in crate::store) fn push_cut(&mut self, slot: Slot) {
+        self.cut.push_back(slot);
+    }
+
+    /// A truncation from `index` on is durable.
+    pub(in crate::store) fn cut_durable(&mut self, index: u64, gone: &mut impl FnMut(Slot)) {
+        while let Some(slot) = self.cut.pop_back_if(|slot| slot.id.index >= index) {
+            gone(slot);
+        }
+    }
+
+    /// What the log holds: the durable entries, those among them that were cut included.
+    pub(in crate::store) fn durable(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().take_while(|slot| slot.place != Place::Memory).chain(&self.cut)
+    }
+
+    /// At start: the table is empty, and the next entry has this index.
+    pub(in crate::store) fn restore_first(&mut self, first: Option<u64>) {
+        (self.first, self.set) = (first.unwrap_or_default(), first.is_some());
     }
 
     /// Takes the entries up to `index` away; the next one follows it.

@@ -1,6 +1,8 @@
 //! Goal: a group's log keeps what it was told, and its volumes show exactly what was applied.
 //! Method: short histories by hand; a naive model under random ones, with crashes, in `model`.
 
+mod model;
+
 use super::*;
 use crate::error::ErrorKind;
 use crate::store::{Change, GroupEntry, GroupRequest};
@@ -130,4 +132,49 @@ fn truncation_takes_effect_at_once() {
     bench.run();
     bench.audit();
     assert_eq!(bench.store.pending_blocks, 0);
+}
+
+/// A restart begins with the checkpoint's applied index and its volumes, and has every entry.
+#[test]
+fn a_restart_begins_with_the_checkpoint() {
+    let mut bench = Bench::small(204);
+    let changes = vec![create(V), bench.put(V, 0, 2, 1)];
+    bench.append_one(G, id(1), b"", changes);
+    let changes = vec![bench.put(V, 1, 20, 2)];
+    bench.append_one(G, id(2), b"second", changes);
+    bench.ask(G, GroupRequest::Vote(b"me".to_vec())).expect("a vote");
+    bench.store.apply_entries(G, 1, b"one".to_vec()).expect("applies");
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    let changes = vec![bench.put(V, 2, 1, 3)];
+    bench.append_one(G, id(3), &[3; 3000], changes);
+    bench.store.apply_entries(G, 3, b"three".to_vec()).expect("applies");
+    let before = bench.store.group_state(G);
+    for _ in 0..2 {
+        bench = bench.crash().expect("recovers");
+        let state = bench.store.group_state(G);
+        assert_eq!((state.applied, &state.applied_head[..]), (Some(id(1)), &b"one"[..]));
+        assert_eq!((state.vote, state.last), (before.vote.clone(), before.last));
+        assert_eq!((state.first, state.durable), (before.first, before.durable));
+        let expected = bench.block(2, 1).to_vec();
+        assert_eq!(bench.read(V, 0, 2).expect("reads"), expected);
+        for index in 1..=3 {
+            let entry = bench.entry(G, index).expect("reads");
+            assert_eq!(entry.id, id(index));
+        }
+        bench.audit();
+    }
+    bench.store.apply_entries(G, 3, b"three".to_vec()).expect("applies again");
+    let head = bench.block(1, 1).to_vec();
+    let run = bench.block(20, 2).to_vec();
+    let expected = [&head, &run[..4096], &bench.block(1, 3), &run[8192..]].concat();
+    assert_eq!(bench.read(V, 0, 21).expect("reads"), expected);
+    bench.ask(G, GroupRequest::Purge(id(2))).expect("gives up");
+    let mut bench = bench.crash().expect("recovers");
+    let state = bench.store.group_state(G);
+    assert_eq!((state.purged, state.applied), (Some(id(2)), Some(id(3))));
+    assert_eq!((state.first, state.last), (Some(3), Some(id(3))));
+    assert_eq!(bench.entry(G, 2).expect_err("given up").kind(), ErrorKind::NotFound);
+    assert_eq!(bench.read(V, 0, 21).expect("reads"), expected);
+    bench.run();
+    bench.audit();
 }
