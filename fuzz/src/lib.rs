@@ -18,6 +18,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 10] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
+    ("engine_groups", engine_format::groups),
     ("engine_recovery", engine_recovery::target),
     ("engine_root", engine_format::root),
     ("engine_segment", engine_format::segment),

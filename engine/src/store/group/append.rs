@@ -57,7 +57,7 @@ impl Store {
         for (i, entry) in entries.into_iter().enumerate() {
             let (id, blocks) = (entry.id, entry.blocks());
             let records = entry.records(group, &self.pool);
-            let entries = &mut self.group_mut(group)?.entries;
+            let entries = &mut self.groups.group(group).entries;
             entries.push(Slot { id, place: Place::Memory });
             self.groups.retained += 1;
             self.groups.unapplied_blocks += blocks;
@@ -81,8 +81,9 @@ impl Store {
         Ok(())
     }
 
-    fn check_append(&mut self, group: GroupId, entries: &[GroupEntry]) -> Result<()> {
-        let mut next = self.group_mut(group)?.entries.next();
+    fn check_append(&self, group: GroupId, entries: &[GroupEntry]) -> Result<()> {
+        self.check_group(group)?;
+        let mut next = self.groups.by_id.get(&group).and_then(|state| state.entries.next());
         for entry in entries {
             entry.check()?;
             let fits = next.map_or(entry.id.index <= 1, |next| entry.id.index == next);
@@ -134,7 +135,7 @@ impl Store {
     ) -> Result<()> {
         if !matches!(request, GroupRequest::Read(_)) {
             self.check_writable()?;
-            self.group_mut(group)?;
+            self.check_group(group)?;
         }
         match request {
             GroupRequest::Vote(vote) => {
@@ -156,7 +157,7 @@ impl Store {
     }
 
     fn truncate(&mut self, token: u64, group: GroupId, index: u64) -> Result<()> {
-        let applied = self.group_mut(group)?.applied;
+        let applied = self.groups.group(group).applied;
         if applied.is_some_and(|applied| index <= applied.index) {
             let why = format!("entry {index} is applied, it cannot be made void");
             return Err(Error::new(ErrorKind::Invalid, why));
@@ -172,7 +173,7 @@ impl Store {
     }
 
     fn purge(&mut self, purging: Purging) -> Result<()> {
-        let state = self.group_mut(purging.group)?;
+        let state = self.groups.group(purging.group);
         let (id, index) = (purging.upto, purging.upto.index);
         if state.applied.is_none_or(|applied| applied.index < index) {
             let why = format!("entry {id} is not applied, it cannot be given up");

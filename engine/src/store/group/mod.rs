@@ -34,7 +34,8 @@ use cache::EntryCache;
 pub(super) use image::FrozenGroups;
 pub(super) use read::EntryRead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use table::{Entries, Place};
+use table::Entries;
+pub(super) use table::Place;
 
 /// Something of a group's log that did not prove itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub(super) struct Group {
     applied: Option<LogId>,
     saved: Option<LogId>,
     applied_head: Vec<u8>,
-    entries: Entries,
+    pub(super) entries: Entries,
     volumes: BTreeSet<VolumeId>,
 }
 
@@ -106,7 +107,7 @@ struct Appended {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Groups {
-    by_id: BTreeMap<GroupId, Group>,
+    pub(super) by_id: BTreeMap<GroupId, Group>,
     /// Entries on their way to the device, in order.
     appended: VecDeque<Appended>,
     cache: EntryCache,
@@ -210,8 +211,8 @@ impl Store {
         volumes.filter_map(sized).collect()
     }
 
-    /// The group, made if it is new.
-    fn group_mut(&mut self, id: GroupId) -> Result<&mut Group> {
+    /// Whether something may be asked of this group; it may be new.
+    fn check_group(&self, id: GroupId) -> Result<()> {
         if self.superblock.version < 2 {
             let why = "a store of format version 1 has no groups: move its volumes to a new store";
             return Err(Error::new(ErrorKind::Invalid, why));
@@ -223,6 +224,6 @@ impl Store {
         if full && !self.groups.by_id.contains_key(&id) {
             return Err(Error::new(ErrorKind::NoSpace, "the store holds no more groups"));
         }
-        Ok(self.groups.by_id.entry(id).or_default())
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Goal: a group's log keeps what it was told, and its volumes show exactly what was applied.
 //! Method: short histories by hand; a naive model under random ones, with crashes, in `model`.
 
+mod damage;
 mod model;
+mod space;
 
 use super::*;
 use crate::error::ErrorKind;
