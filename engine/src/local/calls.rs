@@ -86,6 +86,14 @@ pub(super) struct Call {
     slot: usize,
 }
 
+impl Call {
+    /// The store did not take it: there will be no answer.
+    pub(super) fn withdraw(self) {
+        // Else the slot would stay for the answer.
+        self.slots.borrow_mut()[self.slot] = Slot::Dropped;
+    }
+}
+
 impl Future for Call {
     type Output = Result<Outcome>;
 

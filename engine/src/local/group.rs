@@ -3,7 +3,7 @@
 //! Invariant: entries and other requests of a group take effect in the order of the calls.
 //! Must never know: the rules by which the owner appends, truncates and applies.
 
-use super::{Call, LocalStore, LocalVolume, Slot};
+use super::{LocalStore, LocalVolume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{GroupEntry, GroupRequest, GroupState, Outcome, Request};
 use crate::units::{GroupId, LogId, VolumeId};
@@ -75,7 +75,9 @@ impl LocalGroup {
     /// # Errors
     /// If they are refused, nothing is appended: `Invalid` if an entry breaks a bound or does not
     /// follow, `NoSpace` if the store is full, too much is not applied or too much is retained,
-    /// `Failed` if the store failed.
+    /// `Failed` if the store failed. If the future says `NoSpace`, no segment could be had for some
+    /// of them: those, and what followed them, are not in the log any more; [`GroupState::last`]
+    /// tells what is.
     pub fn append(
         &self,
         entries: Vec<GroupEntry>,
@@ -84,15 +86,14 @@ impl LocalGroup {
         if inner.closed.get() {
             return Err(Error::new(ErrorKind::Closed, "the store is closed"));
         }
-        let slot = inner.slots.borrow_mut().insert(Slot::Waiting(None));
+        let (call, token) = inner.calls.begin();
         let now = inner.reactor.now();
-        let taken = inner.store.borrow_mut().append_entries(now, slot as u64, self.id, entries);
+        let taken = inner.store.borrow_mut().append_entries(now, token, self.id, entries);
         if let Err(error) = taken {
-            inner.slots.borrow_mut().remove(slot);
+            call.withdraw();
             return Err(error);
         }
         inner.wake_driver();
-        let call = Call { inner: Rc::clone(inner), slot };
         Ok(async move { call.await.map(drop) })
     }
 

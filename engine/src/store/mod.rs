@@ -127,7 +127,7 @@ impl Outcome {
     pub(crate) fn into_buffers(self) -> Vec<Buffer> {
         match self {
             Outcome::Read(buffers) => buffers,
-            Outcome::Done | Outcome::Created(_) => Vec::new(),
+            Outcome::Done | Outcome::Created(_) | Outcome::Entry(_) => Vec::new(),
         }
     }
 }

@@ -191,7 +191,11 @@ impl Store {
                 Waiting::Barrier { .. } => has_room(&self.log, 0),
                 Waiting::Group { records, .. } => self.log.has_room_for(Heat::Hot, records),
             };
-            let is_data = matches!(next, Waiting::Write { .. } | Waiting::Group { .. });
+            let is_data = match next {
+                Waiting::Write { .. } => true,
+                Waiting::Group { records, .. } => records.blocks > 0,
+                _ => false,
+            };
             if (is_data && !self.has_reserve) || !fits {
                 return;
             }

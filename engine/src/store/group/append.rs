@@ -94,6 +94,9 @@ impl Store {
             }
             next = Some(entry.id.index + 1);
         }
+        if self.spent && entries.iter().any(GroupEntry::has_payload) {
+            return Err(self.no_segment());
+        }
         let most = group_entries_max(self.segments.segment_blocks());
         if self.groups.retained + entries.len() > most {
             let why = format!("the groups of this store retain {most} entries: purge some");
@@ -214,7 +217,8 @@ impl Store {
     }
 
     fn push_group(&mut self, token: Option<u64>, records: GroupRecords) {
-        if self.waiting.is_empty() && self.log.has_room_for(Heat::Hot, &records) {
+        let may_go = self.has_reserve || records.blocks == 0;
+        if may_go && self.waiting.is_empty() && self.log.has_room_for(Heat::Hot, &records) {
             self.log.push_group(Heat::Hot, records, token);
         } else {
             self.waiting_bytes += waiting_bytes(&records);

@@ -173,6 +173,12 @@ impl GroupEntry {
         self.changes.iter().map(blocks).sum()
     }
 
+    /// Whether its records have blocks.
+    pub(super) fn has_payload(&self) -> bool {
+        let writes = |change: &Change| matches!(change, Change::Write { .. });
+        head_blocks(self.head.len()) > 0 || self.changes.iter().any(writes)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let invalid =
             |why: &str| Err(Error::new(ErrorKind::Invalid, format!("{}: {why}", self.id)));

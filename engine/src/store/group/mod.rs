@@ -18,6 +18,7 @@ mod entry;
 mod image;
 mod install;
 mod read;
+mod refuse;
 mod replay;
 mod space;
 mod table;
@@ -147,6 +148,14 @@ impl Group {
     /// Index of the next entry to apply.
     fn next_to_apply(&self) -> u64 {
         self.applied.map_or(self.entries.first(), |applied| applied.index + 1)
+    }
+
+    /// Whether there is nothing of it.
+    fn is_blank(&self) -> bool {
+        self.entries.is_blank()
+            && self.vote.is_empty()
+            && self.purged.is_none()
+            && self.applied_head.is_empty()
     }
 
     fn id_at(&self, index: u64) -> Option<LogId> {

@@ -75,6 +75,11 @@ impl Entries {
         self.first
     }
 
+    /// Whether the log holds no entry, of those that were cut neither.
+    pub(in crate::store) fn is_blank(&self) -> bool {
+        self.slots.is_empty() && self.cut.is_empty()
+    }
+
     pub(in crate::store) fn len(&self) -> usize {
         self.slots.len()
     }

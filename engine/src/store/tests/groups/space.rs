@@ -3,6 +3,7 @@
 //! Method: much more written than the store holds, with and without purges; what is refused.
 
 use super::*;
+use crate::store::log::Heat;
 
 const STRETCH: u64 = 120;
 
@@ -210,4 +211,61 @@ fn what_a_group_refuses() {
     assert_eq!(one_more.expect_err("refused").kind(), ErrorKind::NoSpace);
     bench.store.superblock.version = 1;
     invalid(&mut bench, GroupRequest::Vote(vec![1]));
+}
+
+/// The file system is full before a new store has its reserve: entries that write blocks wait, then
+/// are refused, and with them what follows; the table is as if they had never been asked for.
+#[test]
+fn entries_are_refused_when_no_segment_can_be_had() {
+    let mut bench = Bench::format(2 * STORE_MIN_BYTES, 226);
+    bench.disk.full_from = Some(2 * (STORE_MIN_BYTES / 16));
+    let entry = |index, term, head: &[u8], changes| GroupEntry {
+        id: LogId { term, ..id(index) },
+        head: head.to_vec(),
+        changes,
+    };
+    let other = GroupId(8);
+    let first = bench.append(G, vec![entry(1, 2, b"", vec![create(V)])]).expect("appends");
+    // Data, then none; cut while both wait, then data again.
+    let old = vec![entry(2, 2, b"", vec![bench.put(V, 1, 2, 20)]), entry(3, 2, b"short", vec![])];
+    let old = bench.append(G, old).expect("appends");
+    let cut = bench.request(Request::Group { group: G, request: GroupRequest::Truncate(3) });
+    let new = bench.append(G, vec![entry(3, 3, b"", vec![])]).expect("appends");
+    let long = bench.append(other, vec![entry(1, 2, &[1; 9000], vec![])]).expect("appends");
+    let short = bench.append(GroupId(9), vec![entry(1, 2, b"short", vec![])]).expect("appends");
+    assert_eq!(bench.store.group_state(G).last, Some(LogId { term: 3, ..id(3) }));
+    assert!(bench.store.log.gathered_blocks(Heat::Hot) == 0, "data before the reserve");
+    for token in [first, cut, short] {
+        bench.wait(token).expect("needs no reserve");
+    }
+    for token in [old, new, long] {
+        assert_eq!(bench.wait(token).expect_err("no segment").kind(), ErrorKind::NoSpace);
+    }
+    assert!(bench.store.is_idle() || bench.store.log.poll_timeout().is_some());
+    assert_eq!((bench.store.pending_blocks, bench.store.waiting_bytes), (0, 0));
+    assert_eq!(bench.store.groups(), [G, GroupId(9)]);
+    assert_eq!(bench.store.group_state(G).last, Some(id(1)));
+    assert_eq!(bench.entry(G, 2).expect_err("refused").kind(), ErrorKind::NotFound);
+    bench.store.apply_entries(G, 1, Vec::new()).expect("applies");
+    bench.ask(G, GroupRequest::Vote(b"me".to_vec())).expect("a vote");
+    let change = bench.put(V, 0, 1, 1);
+    let refused = bench.append(G, vec![entry(2, 4, b"", vec![change])]).expect_err("at once");
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    let refused = bench.append(G, vec![entry(2, 4, &[1; 9000], vec![])]).expect_err("at once");
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
+    let zero = Change::Zero { volume: V, first: BlockIndex(0), count: 40, reserve: false };
+    bench.append_one(G, LogId { term: 4, ..id(2) }, b"", vec![zero]);
+    bench.run();
+    bench.audit();
+    bench.disk.full_from = None;
+    let mut bench = bench.crash().expect("recovers");
+    let state = bench.store.group_state(G);
+    assert_eq!((state.last, &state.vote[..]), (Some(LogId { term: 4, ..id(2) }), &b"me"[..]));
+    let change = bench.put(V, 0, 1, 1);
+    bench.append_one(G, LogId { term: 4, ..id(3) }, b"", vec![change]);
+    bench.store.apply_entries(G, 3, Vec::new()).expect("applies");
+    let expected = bench.block(1, 1).to_vec();
+    assert_eq!(bench.read(V, 0, 1).expect("reads"), expected);
+    bench.run();
+    bench.audit();
 }
