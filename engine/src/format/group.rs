@@ -98,7 +98,6 @@ fn is_entry(entry: &Record, changes: &[Record]) -> bool {
     };
     let blocks: u64 = changes.iter().map(|change| u64::from(change.payload_blocks())).sum();
     entry.group.0 > 0
-        && entry.index > 0
         && entry.first.0 <= LEADER_MAX
         && bytes <= ENTRY_HEAD_MAX_BYTES
         && entry.count == head_blocks(bytes)

@@ -11,7 +11,7 @@ fn group_record(kind: RecordKind, group: u32, id: LogId) -> Record {
 }
 
 fn log_id() -> impl Strategy<Value = LogId> {
-    (any::<u64>(), 0..=LEADER_MAX, 1..u64::MAX).prop_map(|(term, leader, index)| LogId {
+    (any::<u64>(), 0..=LEADER_MAX, 0..u64::MAX).prop_map(|(term, leader, index)| LogId {
         term,
         leader,
         index,

@@ -180,3 +180,32 @@ fn a_restart_begins_with_the_checkpoint() {
     bench.run();
     bench.audit();
 }
+
+/// An owner may count from 0: such a log is found again, by the log alone and by a checkpoint.
+#[test]
+fn a_log_may_begin_with_index_0() {
+    let mut bench = Bench::small(205);
+    let changes = vec![create(V), bench.put(V, 0, 2, 1)];
+    bench.append_one(G, id(0), b"zero", changes);
+    let mut bench = bench.crash().expect("recovers");
+    let state = bench.store.group_state(G);
+    assert_eq!((state.first, state.last, state.applied), (Some(0), Some(id(0)), None));
+    assert_eq!(bench.entry(G, 0).expect("reads").head, b"zero");
+    bench.ask(G, GroupRequest::Truncate(0)).expect("cut");
+    let changes = vec![create(V), bench.put(V, 0, 2, 2)];
+    bench.append_one(G, LogId { term: 3, ..id(0) }, b"again", changes);
+    bench.store.apply_entries(G, 0, b"head".to_vec()).expect("applies");
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    let mut bench = bench.crash().expect("recovers");
+    let first = LogId { term: 3, ..id(0) };
+    let state = bench.store.group_state(G);
+    assert_eq!((state.applied, state.saved, state.last), (Some(first), Some(first), Some(first)));
+    let expected = bench.block(2, 2).to_vec();
+    assert_eq!(bench.read(V, 0, 2).expect("reads"), expected);
+    bench.ask(G, GroupRequest::Purge(first)).expect("gives up");
+    bench.append_one(G, LogId { term: 3, ..id(1) }, b"", Vec::new());
+    let bench = bench.crash().expect("recovers");
+    let state = bench.store.group_state(G);
+    assert_eq!((state.purged, state.first), (Some(first), Some(1)));
+    bench.audit();
+}
