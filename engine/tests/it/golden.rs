@@ -153,7 +153,14 @@ fn describe_with(store: &mut Driven, read_holes: bool) -> String {
 
 fn describe_group(store: &mut Driven, group: GroupId, text: &mut String) {
     let state = store.store.group_state(group);
-    writeln!(text, "group {group}: {state:?}").expect("memory");
+    let known = [state.purged, state.applied, state.saved, state.last, state.durable];
+    let known = known.map(|id| id.map_or("none".to_owned(), |id| id.to_string()));
+    let [purged, applied, saved, last, durable] = known;
+    let (vote, head) = (state.vote.escape_ascii(), state.applied_head.escape_ascii());
+    writeln!(text, "group {group}: vote \"{vote}\", {} damaged", state.faulty.len())
+        .expect("memory");
+    writeln!(text, "  purged {purged} applied {applied} \"{head}\" saved {saved}").expect("memory");
+    writeln!(text, "  last {last} durable {durable}").expect("memory");
     for index in
         state.first.into_iter().flat_map(|first| first..=state.last.unwrap_or_default().index)
     {
@@ -187,7 +194,16 @@ fn describe_change(change: &Change, text: &mut String) {
             let (first, sum) = (first.0, crc32fast::hash(data));
             writeln!(text, "    write {volume} {first} {} {sum:08x}", data.len()).expect("memory");
         }
-        other => writeln!(text, "    {other:?}").expect("memory"),
+        Change::Zero { volume, first, count, reserve } => {
+            let kind = if *reserve { "reserve" } else { "zero" };
+            writeln!(text, "    {kind} {volume} {} {count}", first.0).expect("memory");
+        }
+        Change::CreateVolume { volume, size_bytes } => {
+            writeln!(text, "    create {volume} of {size_bytes}").expect("memory");
+        }
+        Change::DeleteVolume { volume } => {
+            writeln!(text, "    delete {volume}").expect("memory");
+        }
     }
 }
 
