@@ -268,13 +268,16 @@ pub fn encode_batch(
     sum
 }
 
+/// Records, checksums and inline bytes.
+type Columns = (Vec<Record>, Vec<u32>, Vec<u8>);
+
 fn take_table(
     seal: &Seal,
     area: &[u8],
     at: &mut usize,
     records: u32,
     payload_blocks: u32,
-) -> Result<(Vec<Record>, Vec<u32>, Vec<u8>), DecodeError> {
+) -> Result<Columns, DecodeError> {
     let mut table = Vec::with_capacity(records as usize);
     let mut payload = 0;
     for _ in 0..records {

@@ -285,7 +285,7 @@ impl Store {
             Io::Prepare(id) => self.handle_prepared(id, result, buffers),
             Io::PrepareSync(id) => self.handle_prepare_synced(id, result),
             Io::Clean => self.handle_clean(result, buffers),
-            Io::Entry(read) => self.handle_entry(read, result, buffers),
+            Io::Entry(read) => self.handle_entry(*read, result, buffers),
         }
     }
 

@@ -31,11 +31,11 @@ pub(in crate::store) fn group_records(
 ) -> impl Iterator<Item = (u16, &Record, &[u8])> {
     let mut inline = 0;
     let records = table.records.iter().enumerate();
-    let records = records.filter_map(move |(at, record)| {
+    let records = records.map(move |(at, record)| {
         let bytes = inline_of(record);
         let own = table.inline.get(inline..inline + bytes).unwrap_or(&[]);
         inline += padded(bytes);
-        Some((at as u16, record, own))
+        (at as u16, record, own)
     });
     records.filter(|(_, record, _)| {
         use RecordKind::{Entry, Purge, Truncate, Vote};

@@ -88,7 +88,7 @@ impl Store {
         let blocks = blocks.min(end.0.saturating_sub(start.0));
         self.pin(read.header, 1);
         if blocks == 0 {
-            return self.handle_entry(Box::new(read), Ok(()), vec![self.pool.allocate(0)]);
+            return self.handle_entry(read, Ok(()), vec![self.pool.allocate(0)]);
         }
         let buffer = self.pool.allocate(blocks as usize * BLOCK_SIZE_BYTES);
         let op = DeviceOp::Read { offset_bytes: start.offset_bytes(), buffer };
@@ -98,11 +98,10 @@ impl Store {
     /// Part of an entry was read.
     pub(in crate::store) fn handle_entry(
         &mut self,
-        read: Box<EntryRead>,
+        mut read: EntryRead,
         result: io::Result<()>,
         mut buffers: Vec<Buffer>,
     ) {
-        let mut read = *read;
         self.pin(read.header, -1);
         self.counters.read_errors += u64::from(result.is_err());
         let bytes = buffers.pop().filter(|_| result.is_ok());

@@ -484,8 +484,8 @@ fn run(seed: u64, ops: Vec<Op>) {
     model.bench.run();
     model.settle();
     model.bench.audit();
-    for group in 0..GROUPS.len() {
-        let from = model.bench.store.group_state(GROUPS[group]).first.unwrap_or(u64::MAX);
+    for (group, id) in GROUPS.into_iter().enumerate() {
+        let from = model.bench.store.group_state(id).first.unwrap_or(u64::MAX);
         let entries = model.now.groups[group].entries.clone();
         entries.range(from..).for_each(|(_, entry)| model.check_entry(group, entry));
     }
