@@ -199,25 +199,24 @@ impl Store {
             if (is_data && !self.has_reserve) || !fits {
                 return;
             }
-            match self.waiting.pop_front() {
-                Some(Waiting::Write { token, volume, first, data }) => {
+            match self.waiting.pop_front().expect("invariant: there is a front") {
+                Waiting::Write { token, volume, first, data } => {
                     self.waiting_bytes -= data.len();
                     self.push_write(token, volume, first, data);
                 }
-                Some(Waiting::Record { token, record, payload }) => {
+                Waiting::Record { token, record, payload } => {
                     self.waiting_bytes -= WAITING_RECORD_BYTES;
                     self.log.push(Heat::Hot, record, payload, token);
                 }
-                Some(Waiting::Group { token, records }) => {
-                    self.waiting_bytes -= waiting_bytes(&records);
-                    self.log.push_group(Heat::Hot, records, token);
-                }
-                Some(Waiting::Barrier { token }) => {
+                Waiting::Barrier { token } => {
                     if !self.log.push_waiter(token) {
                         self.reply(token, Ok(super::Outcome::Done));
                     }
                 }
-                None => return,
+                Waiting::Group { token, records } => {
+                    self.waiting_bytes -= waiting_bytes(&records);
+                    self.log.push_group(Heat::Hot, records, token);
+                }
             }
         }
     }
