@@ -163,6 +163,14 @@ mod tests {
         assert!(matches!(polled, Poll::Ready(Ok(Outcome::Done))));
     }
 
+    #[test]
+    fn a_call_that_was_not_taken_leaves_nothing() {
+        let calls = Calls::default();
+        let (call, _) = calls.begin();
+        call.withdraw();
+        assert!(calls.slots.borrow().is_empty());
+    }
+
     /// Tells that it was dropped.
     struct Held(Rc<Cell<bool>>, #[expect(dead_code, reason = "held only")] Rc<Calls>);
 
