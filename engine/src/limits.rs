@@ -39,10 +39,48 @@ pub const VOLUMES_MAX: usize = 4096;
 /// Bytes of a volume name.
 pub const VOLUME_NAME_MAX_BYTES: usize = 128;
 
+/// Changes of one group entry.
+pub const ENTRY_CHANGES_MAX: usize = 64;
+/// Blocks that the changes of one group entry write.
+pub const ENTRY_BLOCKS_MAX: u32 = REQUEST_BLOCKS_MAX;
+/// Bytes of a group entry's head, and of a group's applied head.
+pub const ENTRY_HEAD_MAX_BYTES: usize = 64 << 10;
+/// Longer heads take payload blocks; shorter ones lie in the header area.
+pub const INLINE_HEAD_MAX_BYTES: usize = 1024;
+/// Bytes of heads and votes in the header area of one batch.
+pub const BATCH_INLINE_MAX_BYTES: usize = 2016;
+/// Bytes of a group's vote.
+pub const VOTE_MAX_BYTES: usize = 64;
+/// A leader's number is at most this.
+pub const LEADER_MAX: u64 = u64::MAX >> 1;
+/// Volumes of groups in one store.
+pub const GROUP_VOLUMES_MAX: usize = 16384;
+/// Bytes of recent group entries kept in memory, besides those not durable yet.
+pub const ENTRY_CACHE_MAX_BYTES: usize = 32 << 20;
+
+/// Groups of a store with segments of this size: what they leave in a checkpoint fits its reserve.
+#[must_use]
+pub const fn groups_max(segment_blocks: u32) -> usize {
+    segment_blocks as usize / 64
+}
+
+/// Entries that the groups of such a store may retain together.
+#[must_use]
+pub const fn group_entries_max(segment_blocks: u32) -> usize {
+    segment_blocks as usize * 32
+}
+
 /// Bytes of requests that may wait in the store before it refuses to take more.
 pub const QUEUED_MAX_BYTES: usize = 64 << 20;
 
 const _: () = assert!(BATCH_BLOCKS_MAX >= REQUEST_BLOCKS_MAX);
+const _: () = assert!(ENTRY_CHANGES_MAX < BATCH_RECORDS_MAX as usize);
+const _: () = assert!(
+    ENTRY_BLOCKS_MAX as usize + ENTRY_HEAD_MAX_BYTES / BLOCK_SIZE_BYTES
+        <= BATCH_BLOCKS_MAX as usize
+);
+const _: () = assert!(INLINE_HEAD_MAX_BYTES <= BATCH_INLINE_MAX_BYTES);
+const _: () = assert!(VOTE_MAX_BYTES <= BATCH_INLINE_MAX_BYTES);
 const _: () = assert!(BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX <= 512);
 const _: () = assert!(SEGMENT_BLOCKS_MIN > BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX + 1);
 const _: () = assert!(

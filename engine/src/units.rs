@@ -59,6 +59,44 @@ pub struct SegmentSequence(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeId(pub u32);
 
+impl VolumeId {
+    /// Ids from here on are those of volumes that belong to a group: their owner hands them out.
+    pub const GROUPS: VolumeId = VolumeId(1 << 31);
+
+    /// Whether it names a volume of a group.
+    #[must_use]
+    pub fn is_of_group(self) -> bool {
+        self >= Self::GROUPS
+    }
+}
+
+/// Identity of a placement group within one store. 0 means no group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u32);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Identity of an entry of a group's log: two entries with the same identity are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// Term of the leader that proposed it.
+    pub term: u64,
+    /// That leader.
+    pub leader: u64,
+    /// Its place in the group's log, counted from 1.
+    pub index: u64,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.term, self.leader, self.index)
+    }
+}
+
 impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -5,8 +5,9 @@
 //! also reaches what stands behind it.
 
 use ashlar_engine::format::{
-    ChunkRef, ChunkWriter, DeviceId, FORMAT_VERSION, Seal, SegmentHeader, Superblock, decode_batch,
-    decode_chunk, decode_root, encode_batch, encode_root, header_blocks, peek_sequence,
+    ChunkRef, ChunkWriter, DeviceId, FORMAT_VERSION, GroupImage, Seal, SegmentHeader, Superblock,
+    Table, decode_batch, decode_chunk, decode_group_piece, decode_root, encode_batch,
+    encode_group_pieces, encode_root, header_blocks, peek_sequence,
 };
 use ashlar_engine::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence};
@@ -90,11 +91,15 @@ pub fn batch(data: &[u8]) {
     let old = found.previous.as_ref();
     let (old_records, old_sums) = old.map_or((0, 0), |c| (c.records.len(), c.checksums.len()));
     let (records, sums) = (found.records.len(), found.checksums.len());
-    let blocks = header_blocks(records, sums, old_records, old_sums);
+    let inline = found.inline.len() + old.map_or(0, |copy| copy.inline.len());
+    let blocks = header_blocks(records, sums, old_records, old_sums, inline);
     let mut again = vec![0; blocks as usize * BLOCK_SIZE_BYTES];
-    encode_batch(&seal(), &found.header, &found.records, &found.checksums, old, &mut again);
+    let (records, checksums) = (&found.records, &found.checksums);
+    let table = Table { records, checksums, inline: &found.inline };
+    encode_batch(&seal(), &found.header, table, old, &mut again);
     let again = decode_batch(&seal(), SEQUENCE, PLACE, &again).expect("it was just written");
     assert_eq!((again.records, again.checksums), (found.records, found.checksums));
+    assert_eq!(again.inline, found.inline);
     assert_eq!((again.header, again.previous), (found.header, found.previous));
 }
 
@@ -130,4 +135,35 @@ pub fn root(data: &[u8]) {
     let (again, checksum) = encode_root(&found);
     assert!(again.len() <= bytes.len());
     assert_eq!(decode_root(&again, checksum), Some(found));
+}
+
+/// A piece of a checkpoint's groups, and the images in it. Its checksum lies elsewhere, so it is
+/// always right here.
+pub fn groups(data: &[u8]) {
+    let (_, bytes) = padded(data);
+    let lsn = Lsn(u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes")));
+    let (location, mirror) = (Location(600), Location(700));
+    let reference = ChunkRef { location, mirror, blocks: 1, checksum: crc(&bytes), lsn };
+    let Some((_, mut rest)) = decode_group_piece(&bytes, &reference) else { return };
+    let mut again = Vec::new();
+    let mut images = Vec::new();
+    while let Some((image, after)) = GroupImage::decode(rest) {
+        assert!(image.entries.len() <= rest.len());
+        image.encode(&mut again);
+        images.push(image);
+        rest = after;
+    }
+    let mut rest = &again[..];
+    for image in images {
+        let (found, after) = GroupImage::decode(rest).expect("it was just written");
+        assert_eq!(found, image);
+        rest = after;
+    }
+    assert!(rest.is_empty());
+    let pieces = encode_group_pieces(lsn, &again);
+    let parts = pieces.iter().map(|(piece, checksum)| {
+        let reference = ChunkRef { checksum: *checksum, ..reference };
+        decode_group_piece(piece, &reference).expect("it was just written").1
+    });
+    assert_eq!(parts.collect::<Vec<_>>().concat(), again);
 }

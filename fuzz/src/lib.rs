@@ -15,9 +15,10 @@ pub mod raft_frame;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
+    ("engine_groups", engine_format::groups),
     ("engine_recovery", engine_recovery::target),
     ("engine_root", engine_format::root),
     ("engine_segment", engine_format::segment),

@@ -10,9 +10,13 @@
 #[cfg(test)]
 pub(super) mod layout;
 
+use super::group::{inline_bytes, is_valid};
+use super::record::{RECORD_BYTES, Record};
 use super::{LAYOUT_VERSION, Seal};
-use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, BATCH_RECORDS_MAX};
-use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentSequence, VolumeId};
+use crate::limits::{
+    BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX, BATCH_INLINE_MAX_BYTES, BATCH_RECORDS_MAX,
+};
+use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, SegmentSequence};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -55,95 +59,14 @@ struct RawBatch {
 }
 const _: () = assert!(size_of::<RawBatch>() == 120);
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
-#[repr(C)]
-struct RawRecord {
-    kind: u8,
-    flags: u8,
-    reserved: U16,
-    volume: U32,
-    count: U32,
-    group: U32,
-    first: U64,
-    term: U64,
-    index: U64,
-    source: U32,
-    reserved_tail: U32,
-}
-const _: () = assert!(size_of::<RawRecord>() == 48);
-
-/// Bytes of one record in a table.
-const RECORD_BYTES: usize = size_of::<RawRecord>();
 const HEADER_BYTES: usize = size_of::<RawBatch>();
 const _: () = assert!(
-    HEADER_BYTES + 2 * (BATCH_RECORDS_MAX as usize * RECORD_BYTES + BATCH_BLOCKS_MAX as usize * 4)
+    HEADER_BYTES
+        + 2 * (BATCH_RECORDS_MAX as usize * RECORD_BYTES
+            + BATCH_BLOCKS_MAX as usize * 4
+            + BATCH_INLINE_MAX_BYTES)
         <= BATCH_HEADER_BLOCKS_MAX as usize * BLOCK_SIZE_BYTES
 );
-
-/// What a record does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RecordKind {
-    /// Payload is `count` blocks of the volume from `first` on.
-    Data = 1,
-    /// `count` blocks from `first` on read as zeroes and take no space.
-    Zero = 2,
-    /// `count` blocks from `first` on read as zeroes and keep their space.
-    ZeroReserved = 3,
-    /// Payload is `count` blocks moved from `source`; they count only where the index still
-    /// points there.
-    Relocation = 4,
-    /// A volume is created. Payload: its description, a block, twice.
-    VolumeCreate = 5,
-    /// The volume and everything in it is deleted.
-    VolumeDelete = 6,
-    /// Payload is part of a checkpoint; `first` is the LSN the checkpoint describes.
-    Checkpoint = 7,
-}
-
-impl RecordKind {
-    fn decode(value: u8) -> Option<RecordKind> {
-        Some(match value {
-            1 => Self::Data,
-            2 => Self::Zero,
-            3 => Self::ZeroReserved,
-            4 => Self::Relocation,
-            5 => Self::VolumeCreate,
-            6 => Self::VolumeDelete,
-            7 => Self::Checkpoint,
-            _ => return None,
-        })
-    }
-
-    /// Whether `count` blocks of payload belong to such a record.
-    #[must_use]
-    pub fn has_payload(self) -> bool {
-        matches!(self, Self::Data | Self::Relocation | Self::VolumeCreate | Self::Checkpoint)
-    }
-}
-
-/// One entry of a batch's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// What it does.
-    pub kind: RecordKind,
-    /// To which volume; 0 for checkpoints.
-    pub volume: VolumeId,
-    /// First block of the volume.
-    pub first: BlockIndex,
-    /// Blocks.
-    pub count: u32,
-    /// Relocation: where the blocks were.
-    pub source: Location,
-}
-
-impl Record {
-    /// Blocks of the batch's payload that belong to this record.
-    #[must_use]
-    pub fn payload_blocks(&self) -> u32 {
-        if self.kind.has_payload() { self.count } else { 0 }
-    }
-}
 
 /// Fixed part of a batch header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +111,8 @@ pub struct TableCopy {
     pub records: Vec<Record>,
     /// One checksum per payload block.
     pub checksums: Vec<u32>,
+    /// Short heads and votes of its records, in order, each padded to a multiple of 4.
+    pub inline: Vec<u8>,
 }
 
 /// A decoded batch header area.
@@ -203,6 +128,8 @@ pub struct BatchTable {
     pub records: Vec<Record>,
     /// One per payload block.
     pub checksums: Vec<u32>,
+    /// As in [`TableCopy::inline`].
+    pub inline: Vec<u8>,
     /// The table before it in the segment; `None` for a segment's first batch.
     pub previous: Option<TableCopy>,
 }
@@ -235,42 +162,52 @@ pub enum DecodeError {
     Inconsistent,
 }
 
-/// Blocks that the header area of such a batch needs.
+/// Blocks that the header area of such a batch needs; `inline`: bytes of both tables.
 #[must_use]
 pub fn header_blocks(
     records: usize,
     checksums: usize,
     previous_records: usize,
     previous_checksums: usize,
+    inline: usize,
 ) -> u32 {
     let bytes = HEADER_BYTES
         + (records + previous_records) * RECORD_BYTES
-        + (checksums + previous_checksums) * 4;
+        + (checksums + previous_checksums) * 4
+        + inline;
     bytes.div_ceil(BLOCK_SIZE_BYTES) as u32
 }
 
-fn put_table(area: &mut [u8], at: &mut usize, records: &[Record], checksums: &[u32]) {
-    for record in records {
-        let raw = RawRecord {
-            kind: record.kind as u8,
-            flags: 0,
-            reserved: 0.into(),
-            volume: record.volume.0.into(),
-            count: record.count.into(),
-            group: 0.into(),
-            first: record.first.0.into(),
-            term: 0.into(),
-            index: 0.into(),
-            source: record.source.0.into(),
-            reserved_tail: 0.into(),
-        };
-        area[*at..*at + RECORD_BYTES].copy_from_slice(raw.as_bytes());
+/// A table to be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table<'a> {
+    /// In payload order.
+    pub records: &'a [Record],
+    /// One per payload block.
+    pub checksums: &'a [u32],
+    /// As in [`TableCopy::inline`].
+    pub inline: &'a [u8],
+}
+
+impl TableCopy {
+    /// Its table.
+    #[must_use]
+    pub fn table(&self) -> Table<'_> {
+        Table { records: &self.records, checksums: &self.checksums, inline: &self.inline }
+    }
+}
+
+fn put_table(area: &mut [u8], at: &mut usize, table: Table<'_>) {
+    for record in table.records {
+        record.encode(&mut area[*at..*at + RECORD_BYTES]);
         *at += RECORD_BYTES;
     }
-    for sum in checksums {
+    for sum in table.checksums {
         area[*at..*at + 4].copy_from_slice(&sum.to_le_bytes());
         *at += 4;
     }
+    area[*at..*at + table.inline.len()].copy_from_slice(table.inline);
+    *at += table.inline.len();
 }
 
 /// Fills a batch's header area and returns its checksum. The area is exactly [`header_blocks`]
@@ -281,20 +218,20 @@ fn put_table(area: &mut [u8], at: &mut usize, records: &[Record], checksums: &[u
 pub fn encode_batch(
     seal: &Seal,
     header: &BatchHeader,
-    records: &[Record],
-    checksums: &[u32],
+    table: Table<'_>,
     previous: Option<&TableCopy>,
     area: &mut [u8],
 ) -> u32 {
-    let empty = (
-        Previous { location: Location(0), header_blocks: 0, checksum: 0, lsn: Lsn(0) },
-        &[][..],
-        &[][..],
+    let Table { records, checksums, inline } = table;
+    let none = Previous { location: Location(0), header_blocks: 0, checksum: 0, lsn: Lsn(0) };
+    let (of, old) = previous.map_or((none, Table::default()), |copy| (copy.of, copy.table()));
+    let blocks = header_blocks(
+        records.len(),
+        checksums.len(),
+        old.records.len(),
+        old.checksums.len(),
+        inline.len() + old.inline.len(),
     );
-    let (of, old_records, old_checksums) =
-        previous.map_or(empty, |copy| (copy.of, &copy.records[..], &copy.checksums[..]));
-    let blocks =
-        header_blocks(records.len(), checksums.len(), old_records.len(), old_checksums.len());
     assert_eq!(area.len(), blocks as usize * BLOCK_SIZE_BYTES);
     let mut raw = RawBatch {
         magic: BATCH_MAGIC,
@@ -315,14 +252,14 @@ pub fn encode_batch(
         previous_location: of.location.0.into(),
         previous_checksum: of.checksum.into(),
         previous_lsn: of.lsn.0.into(),
-        previous_records: (old_records.len() as u32).into(),
-        previous_payload_blocks: (old_checksums.len() as u32).into(),
+        previous_records: (old.records.len() as u32).into(),
+        previous_payload_blocks: (old.checksums.len() as u32).into(),
         preceding_empty: header.preceding_empty.into(),
         reserved: 0.into(),
     };
     let mut at = HEADER_BYTES;
-    put_table(area, &mut at, records, checksums);
-    put_table(area, &mut at, old_records, old_checksums);
+    put_table(area, &mut at, table);
+    put_table(area, &mut at, old);
     area[at..].fill(0);
     area[..HEADER_BYTES].copy_from_slice(raw.as_bytes());
     let sum = seal.place_checksum(header.sequence, header.location, &area[CHECKED_FROM..]);
@@ -331,24 +268,21 @@ pub fn encode_batch(
     sum
 }
 
+/// Records, checksums and inline bytes.
+type Columns = (Vec<Record>, Vec<u32>, Vec<u8>);
+
 fn take_table(
+    seal: &Seal,
     area: &[u8],
     at: &mut usize,
     records: u32,
     payload_blocks: u32,
-) -> Result<(Vec<Record>, Vec<u32>), DecodeError> {
+) -> Result<Columns, DecodeError> {
     let mut table = Vec::with_capacity(records as usize);
     let mut payload = 0;
     for _ in 0..records {
         let bytes = area.get(*at..*at + RECORD_BYTES).ok_or(DecodeError::Inconsistent)?;
-        let raw = RawRecord::ref_from_bytes(bytes).map_err(|_| DecodeError::Inconsistent)?;
-        let record = Record {
-            kind: RecordKind::decode(raw.kind).ok_or(DecodeError::Inconsistent)?,
-            volume: VolumeId(raw.volume.get()),
-            first: BlockIndex(raw.first.get()),
-            count: raw.count.get(),
-            source: Location(raw.source.get()),
-        };
+        let record = Record::decode(bytes, seal.version).ok_or(DecodeError::Inconsistent)?;
         if record.first.0.checked_add(record.count.into()).is_none() {
             return Err(DecodeError::Inconsistent);
         }
@@ -366,7 +300,11 @@ fn take_table(
         .map(|sum| u32::from_le_bytes(sum.try_into().expect("invariant: chunks of 4")))
         .collect();
     *at += payload_blocks as usize * 4;
-    Ok((table, sums))
+    let inline = inline_bytes(&table).filter(|_| is_valid(&table));
+    let inline = inline.ok_or(DecodeError::Inconsistent)?;
+    let heads = area.get(*at..*at + inline).ok_or(DecodeError::Inconsistent)?.to_vec();
+    *at += inline;
+    Ok((table, sums, heads))
 }
 
 /// Decodes the batch header area found at `location`; `bytes` may be longer than the area.
@@ -401,7 +339,7 @@ pub fn decode_batch(
     if raw.checksum.get() != sum {
         return Err(DecodeError::NotHere);
     }
-    decode_checked(raw, area, blocks, sum)
+    decode_checked(seal, raw, area, blocks, sum)
 }
 
 /// The segment life that the batch header found at `location` names, if it is a whole one.
@@ -419,6 +357,7 @@ pub fn peek_sequence(seal: &Seal, location: Location, bytes: &[u8]) -> Option<Se
 
 /// Decodes an area whose checksum is right.
 fn decode_checked(
+    seal: &Seal,
     raw: &RawBatch,
     area: &[u8],
     blocks: u32,
@@ -433,10 +372,11 @@ fn decode_checked(
         return Err(DecodeError::Inconsistent);
     }
     let mut at = HEADER_BYTES;
-    let (records, checksums) =
-        take_table(area, &mut at, raw.records.get(), raw.payload_blocks.get())?;
-    let (old_records, old_checksums) =
-        take_table(area, &mut at, raw.previous_records.get(), raw.previous_payload_blocks.get())?;
+    let (records, checksums, inline) =
+        take_table(seal, area, &mut at, raw.records.get(), raw.payload_blocks.get())?;
+    let (old_records, old_blocks) = (raw.previous_records, raw.previous_payload_blocks);
+    let (old_records, old_checksums, old_inline) =
+        take_table(seal, area, &mut at, old_records.get(), old_blocks.get())?;
     let previous = (raw.previous_location.get() != 0).then(|| TableCopy {
         of: Previous {
             location: Location(raw.previous_location.get()),
@@ -446,6 +386,7 @@ fn decode_checked(
         },
         records: old_records,
         checksums: old_checksums,
+        inline: old_inline,
     });
     Ok(BatchTable {
         header: BatchHeader {
@@ -462,6 +403,7 @@ fn decode_checked(
         checksum,
         records,
         checksums,
+        inline,
         previous,
     })
 }

@@ -51,7 +51,7 @@ struct RawRoot {
     replay_from: U64,
     next_sequence: U64,
     next_volume: U32,
-    reserved: U32,
+    group_pieces: U32,
 }
 const _: () = assert!(size_of::<RawRoot>() == 64);
 
@@ -270,6 +270,8 @@ pub struct Root {
     pub volumes: Vec<RootVolume>,
     /// All chunks that count.
     pub chunks: Vec<ChunkRef>,
+    /// Pieces of what it says of the groups.
+    pub groups: Vec<ChunkRef>,
 }
 
 /// Why a volume's name is refused; `None` if it is fine.
@@ -341,11 +343,11 @@ pub fn encode_root(root: &Root) -> (Vec<u8>, u32) {
         replay_from: root.replay_from.0.into(),
         next_sequence: root.next_sequence.0.into(),
         next_volume: root.next_volume.0.into(),
-        reserved: 0.into(),
+        group_pieces: (root.groups.len() as u32).into(),
     };
     let mut bytes = raw.as_bytes().to_vec();
     root.volumes.iter().for_each(|volume| volume.encode(&mut bytes));
-    for chunk in &root.chunks {
+    for chunk in root.chunks.iter().chain(&root.groups) {
         let raw = RawChunkRef {
             location: chunk.location.0.into(),
             blocks: chunk.blocks.into(),
@@ -380,15 +382,27 @@ pub fn decode_root(bytes: &[u8], expected: u32) -> Option<Root> {
         prepared_segments: raw.prepared_segments.get(),
         volumes: Vec::new(),
         chunks: Vec::new(),
+        groups: Vec::new(),
     };
     for _ in 0..volumes {
         root.volumes.push(RootVolume::decode(rest)?);
         rest = &rest[RootVolume::BYTES..];
     }
-    for _ in 0..raw.chunks.get() {
+    rest = take_references(rest, raw.chunks.get(), &mut root.chunks)?;
+    take_references(rest, raw.group_pieces.get(), &mut root.groups)?;
+    Some(root)
+}
+
+/// Takes so many references off the bytes; returns what follows them.
+fn take_references<'a>(
+    mut rest: &'a [u8],
+    count: u32,
+    into: &mut Vec<ChunkRef>,
+) -> Option<&'a [u8]> {
+    for _ in 0..count {
         let (chunk, after) = RawChunkRef::ref_from_prefix(rest).ok()?;
         rest = after;
-        root.chunks.push(ChunkRef {
+        into.push(ChunkRef {
             location: Location(chunk.location.get()),
             mirror: Location(chunk.mirror.get()),
             blocks: chunk.blocks.get(),
@@ -396,5 +410,5 @@ pub fn decode_root(bytes: &[u8], expected: u32) -> Option<Root> {
             lsn: Lsn(chunk.lsn.get()),
         });
     }
-    Some(root)
+    Some(rest)
 }

@@ -87,7 +87,9 @@ fn layouts() -> Vec<Layout> {
     let mut all = super::superblock::layout::layouts();
     all.extend(super::segment::layout::layouts());
     all.extend(super::batch::layout::layouts());
+    all.extend(super::record::layout::layouts());
     all.extend(super::checkpoint::layout::layouts());
+    all.extend(super::group_table::layout::layouts());
     all
 }
 

@@ -11,19 +11,27 @@ mod layout;
 
 mod batch;
 mod checkpoint;
+mod group;
+mod group_table;
+mod record;
 mod segment;
 mod superblock;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{
-    BATCH_MAGIC, BatchHeader, BatchTable, DecodeError, FLAG_COLD, FLAG_SEAL, Previous, Record,
-    RecordKind, TableCopy, decode_batch, encode_batch, header_blocks, peek_sequence,
+    BATCH_MAGIC, BatchHeader, BatchTable, DecodeError, FLAG_COLD, FLAG_SEAL, Previous, Table,
+    TableCopy, decode_batch, encode_batch, header_blocks, peek_sequence,
 };
 pub use checkpoint::{
     ChunkImage, ChunkReader, ChunkRef, ChunkWriter, IMAGE_DENSE_BYTES, LeafForm, Root, RootVolume,
     decode_chunk, decode_root, encode_root, validate_volume_name,
 };
+pub use group::{head_blocks, inline_of, padded};
+pub use group_table::{
+    EntryImage, EntryState, GroupImage, decode_group_piece, encode_group_pieces,
+};
+pub use record::{Record, RecordKind};
 pub use segment::{SEGMENT_MAGIC, SegmentHeader};
 pub use superblock::{SUPERBLOCK_LOCATIONS, Superblock, SuperblockError};
 

@@ -3,6 +3,7 @@
 //! checksum made right, so that the checks behind it are reached.
 
 mod forged;
+mod groups;
 
 use super::*;
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
@@ -26,12 +27,9 @@ fn kind() -> impl Strategy<Value = RecordKind> {
 
 fn record() -> impl Strategy<Value = Record> {
     let fields = (kind(), any::<u32>(), any::<u32>(), 0u32..9, any::<u32>());
-    fields.prop_map(|(kind, volume, first, count, source)| Record {
-        kind,
-        volume: VolumeId(volume),
-        first: BlockIndex(first.into()),
-        count,
-        source: Location(source),
+    fields.prop_map(|(kind, volume, first, count, source)| {
+        let (volume, first) = (VolumeId(volume), BlockIndex(first.into()));
+        Record::plain(kind, volume, first, count, Location(source))
     })
 }
 
@@ -47,7 +45,7 @@ fn copy() -> impl Strategy<Value = Option<TableCopy>> {
     let fields = (table(), 1u32..600, 1u32..=5, any::<u32>(), any::<u64>());
     let copy = fields.prop_map(|((records, checksums), at, header_blocks, checksum, lsn)| {
         let of = Previous { location: Location(at), header_blocks, checksum, lsn: Lsn(lsn) };
-        TableCopy { of, records, checksums }
+        TableCopy { of, records, checksums, inline: Vec::new() }
     });
     proptest::option::of(copy)
 }
@@ -73,9 +71,10 @@ fn encoded(
     copy: Option<&TableCopy>,
 ) -> Vec<u8> {
     let (old_records, old_sums) = copy.map_or((0, 0), |c| (c.records.len(), c.checksums.len()));
-    let blocks = header_blocks(records.len(), checksums.len(), old_records, old_sums);
+    let blocks = header_blocks(records.len(), checksums.len(), old_records, old_sums, 0);
     let mut area = vec![0xee; blocks as usize * BLOCK_SIZE_BYTES];
-    encode_batch(&seal(), header, records, checksums, copy, &mut area);
+    let table = Table { records, checksums, inline: &[] };
+    encode_batch(&seal(), header, table, copy, &mut area);
     area
 }
 
@@ -234,8 +233,9 @@ fn root() -> impl Strategy<Value = Root> {
         checksum,
         lsn: Lsn(lsn.into()),
     });
-    (any::<[u64; 4]>(), any::<[u32; 2]>(), vec(volume, 0..30), vec(chunk, 0..300)).prop_map(
-        |(long, short, volumes, chunks)| Root {
+    let chunks = (vec(chunk.clone(), 0..300), vec(chunk, 0..5));
+    (any::<[u64; 4]>(), any::<[u32; 2]>(), vec(volume, 0..30), chunks).prop_map(
+        |(long, short, volumes, (chunks, groups))| Root {
             lsn: Lsn(long[0]),
             epoch: long[1],
             replay_from: SegmentSequence(long[2]),
@@ -244,6 +244,7 @@ fn root() -> impl Strategy<Value = Root> {
             prepared_segments: short[1],
             volumes,
             chunks,
+            groups,
         },
     )
 }

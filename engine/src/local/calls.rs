@@ -86,6 +86,14 @@ pub(super) struct Call {
     slot: usize,
 }
 
+impl Call {
+    /// The store did not take it: there will be no answer.
+    pub(super) fn withdraw(self) {
+        // Else the slot would stay for the answer.
+        self.slots.borrow_mut()[self.slot] = Slot::Dropped;
+    }
+}
+
 impl Future for Call {
     type Output = Result<Outcome>;
 
@@ -153,6 +161,14 @@ mod tests {
         let mut call = std::pin::pin!(call);
         let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Ok(Outcome::Done))));
+    }
+
+    #[test]
+    fn a_call_that_was_not_taken_leaves_nothing() {
+        let calls = Calls::default();
+        let (call, _) = calls.begin();
+        call.withdraw();
+        assert!(calls.slots.borrow().is_empty());
     }
 
     /// Tells that it was dropped.

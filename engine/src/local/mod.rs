@@ -5,11 +5,13 @@
 //! Must never know: record layouts, the NBD protocol.
 
 mod calls;
+mod group;
 mod partial;
 mod recover;
 mod volume;
 
 pub use calls::Answers;
+pub use group::LocalGroup;
 pub use volume::{Extent, LocalVolume};
 
 use crate::error::{Error, ErrorKind, Result};

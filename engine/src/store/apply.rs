@@ -10,7 +10,9 @@ use super::segments::Segments;
 use super::{Outcome, Store};
 use crate::buffer::Buffer;
 use crate::format::{Record, RecordKind, RootVolume, TableCopy};
-use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentSequence, VolumeId};
+use crate::units::{
+    BLOCK_SIZE_BYTES, BlockIndex, GroupId, Location, Lsn, SegmentSequence, VolumeId,
+};
 
 /// Runs at least this long are kept in the index by their header's place.
 const CACHED_RUN_BLOCKS_MIN: u32 = 16;
@@ -85,7 +87,8 @@ impl Store {
                 }
                 _ => {}
             }
-            if matches!(record.kind, RecordKind::Data | RecordKind::Relocation) {
+            use RecordKind::{Data, Entry, Relocation};
+            if matches!(record.kind, Data | Relocation | Entry) {
                 let mut left = record.count as usize * BLOCK_SIZE_BYTES;
                 while left > 0 {
                     left -= payload.next().map_or(left, |buffer| buffer.len());
@@ -95,6 +98,9 @@ impl Store {
         }
         drop(payload);
         self.apply(&Installed { sequence: batch.sequence, payload: batch.payload, table: &table });
+        if batch.groups {
+            self.install_groups(&table);
+        }
         let segment = self.segments.get_mut(batch.segment);
         segment.writes -= 1;
         segment.last = batch.lsn;
@@ -137,6 +143,9 @@ impl Store {
                 checksums: &table.checksums[at as usize..(at + record.payload_blocks()) as usize],
             };
             at += record.payload_blocks();
+            if record.group != GroupId(0) {
+                continue; // It counts once it is applied.
+            }
             match record.kind {
                 RecordKind::Data => self.apply_data(record, run),
                 RecordKind::Relocation => self.apply_relocation(record, run),
@@ -147,7 +156,7 @@ impl Store {
                     self.apply_zero(record.volume, record.first, record.count, true);
                 }
                 RecordKind::VolumeDelete => self.apply_delete(record.volume),
-                RecordKind::VolumeCreate | RecordKind::Checkpoint => {}
+                _ => {}
             }
         }
         let long = |record: &Record| {
@@ -173,7 +182,7 @@ impl Store {
         (&mut self.index, ledger)
     }
 
-    fn apply_data(&mut self, record: &Record, run: Run<'_>) {
+    pub(super) fn apply_data(&mut self, record: &Record, run: Run<'_>) {
         if !self.volumes.contains(record.volume) {
             return;
         }
@@ -227,7 +236,13 @@ impl Store {
         at - from
     }
 
-    fn apply_zero(&mut self, volume: VolumeId, first: BlockIndex, count: u32, reserve: bool) {
+    pub(super) fn apply_zero(
+        &mut self,
+        volume: VolumeId,
+        first: BlockIndex,
+        count: u32,
+        reserve: bool,
+    ) {
         if !self.volumes.contains(volume) {
             return;
         }
@@ -252,7 +267,7 @@ impl Store {
         }
     }
 
-    fn apply_delete(&mut self, volume: VolumeId) {
+    pub(super) fn apply_delete(&mut self, volume: VolumeId) {
         self.volumes.deleted(volume);
         let mut chunks = Vec::new();
         let (index, mut ledger) = self.ledger();

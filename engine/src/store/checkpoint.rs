@@ -7,6 +7,7 @@
 //! one is durable; nor is a segment with a batch that must be replayed after it.
 //! Must never know: what a leaf holds.
 
+use super::group::FrozenGroups;
 use super::index::{ChunkNumber, FrozenLeaf};
 use super::log::{Heat, reserved_segments};
 use super::{Io, Outcome, Store};
@@ -16,7 +17,7 @@ use crate::format::{
 };
 use crate::limits::BATCH_BLOCKS_MAX;
 use crate::reactor::DeviceOp;
-use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, VolumeId};
+use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, Lsn, SegmentId, VolumeId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Blocks of a chunk.
@@ -43,11 +44,19 @@ struct Copies {
     checksum: u32,
 }
 
+impl Copies {
+    fn reference(self, lsn: Lsn) -> ChunkRef {
+        let Copies { location, mirror, blocks, checksum } = self;
+        ChunkRef { location, mirror, blocks, checksum, lsn }
+    }
+}
+
 /// What is being written: the bytes' leaves (none for the root), and the first copy's place.
 #[derive(Debug)]
 struct Piece {
     leaves: Vec<FrozenLeaf>,
     is_root: bool,
+    is_groups: bool,
     blocks: u32,
     checksum: u32,
     first_copy: Option<Location>,
@@ -58,6 +67,7 @@ struct Run {
     /// What the root will say, but for its chunks.
     root: Root,
     frozen: VecDeque<FrozenLeaf>,
+    groups: FrozenGroups,
     piece: Option<Piece>,
     /// Waits for room in the cold batch.
     to_push: Option<(Record, Buffer)>,
@@ -76,6 +86,8 @@ pub(super) struct Checkpointer {
     chunks: BTreeMap<ChunkNumber, Chunk>,
     next_number: ChunkNumber,
     root: Option<Copies>,
+    /// What the durable checkpoint says of the groups.
+    groups: Vec<ChunkRef>,
     /// Log blocks when the last checkpoint began.
     last_blocks: u64,
     last_lsn: Lsn,
@@ -126,6 +138,16 @@ impl Checkpointer {
         });
     }
 
+    /// At start: where the root's groups are.
+    pub(super) fn restore_groups(&mut self, pieces: Vec<ChunkRef>) {
+        self.groups = pieces;
+    }
+
+    /// Entries of groups that the checkpoint under way leaves out.
+    pub(super) fn releasing(&self) -> &[SegmentId] {
+        self.run.as_ref().map_or(&[], |run| &run.groups.releasing)
+    }
+
     /// An image in this chunk does not count any more.
     pub(super) fn image_gone(&mut self, chunk: ChunkNumber) {
         if let Some(chunk) = self.chunks.get_mut(&chunk) {
@@ -136,6 +158,7 @@ impl Checkpointer {
     /// Every stretch of blocks that checkpoints keep alive.
     pub(super) fn places(&self) -> impl Iterator<Item = (Location, u32)> {
         let chunks = self.chunks.values().map(|chunk| chunk.reference);
+        let chunks = chunks.chain(self.groups.iter().copied());
         let chunks = chunks.flat_map(|c| [(c.location, c.blocks), (c.mirror, c.blocks)]);
         let root = self.root.into_iter();
         chunks.chain(root.flat_map(|r| [(r.location, r.blocks), (r.mirror, r.blocks)]))
@@ -155,6 +178,16 @@ impl Checkpointer {
         })
     }
 
+    /// Leaves of a volume with an image in a chunk, or on its way into one.
+    pub(super) fn leaves_of(&self, volume: VolumeId) -> Vec<u32> {
+        let written = self.chunks.values().flat_map(|chunk| chunk.leaves.iter().copied());
+        let runs = || self.run.iter();
+        let pieces = runs().filter_map(|run| run.piece.as_ref()).flat_map(|piece| &piece.leaves);
+        let under_way = runs().flat_map(|run| &run.frozen).chain(pieces);
+        let leaves = written.chain(under_way.map(|leaf| (leaf.volume, leaf.leaf)));
+        leaves.filter(|(of, _)| *of == volume).map(|(_, leaf)| leaf).collect()
+    }
+
     /// Whether a checkpoint is being written.
     pub(super) fn is_running(&self) -> bool {
         self.run.is_some()
@@ -169,11 +202,12 @@ impl Checkpointer {
 impl Store {
     fn checkpoint_due(&self) -> bool {
         let since = self.log.written_blocks() - self.checkpointer.last_blocks;
-        let cost = 2 * self.index.dirty_leaves() as u64;
+        let groups: u32 = self.checkpointer.groups.iter().map(|piece| piece.blocks).sum();
+        let cost = 2 * (self.index.dirty_leaves() as u64 + u64::from(groups));
         let total = u64::from(self.segments.count()) * u64::from(self.segments.segment_blocks());
         let due_log = DUE_LOG_BLOCKS.min(total / 16).max(DUE_COST_FACTOR * cost);
         // Most of the space that is left must not lie in segments only a checkpoint can free.
-        let starving = self.segments.empty() > 0
+        let starving = (self.segments.empty() > 0 || self.groups_hold_back())
             && self.segments.free() <= reserved_segments(&self.segments) + 1
             && since > 0;
         self.checkpointer.requested || since >= due_log || starving
@@ -221,13 +255,16 @@ impl Store {
             next_sequence: self.segments.next_sequence(),
             next_volume: self.volumes.next(),
             prepared_segments: self.segments.prepared(),
-            volumes: self.volumes.iter().cloned().collect(),
+            volumes: self.volumes.plain().cloned().collect(),
             chunks: Vec::new(),
+            groups: Vec::new(),
         };
+        let groups = self.freeze_groups(root.lsn);
         self.checkpointer.requested = false;
         self.checkpointer.run = Some(Run {
             root,
             frozen: frozen.into(),
+            groups,
             piece: None,
             to_push: None,
             superseded: Vec::new(),
@@ -251,7 +288,9 @@ impl Store {
             writer.push(leaf.volume, leaf.leaf, form, |body| leaf.content.encode(body));
             leaves.extend(run.frozen.pop_front());
         }
-        let is_root = writer.is_empty();
+        let groups = if writer.is_empty() { run.groups.pieces.pop_front() } else { None };
+        let is_groups = groups.is_some();
+        let is_root = writer.is_empty() && !is_groups;
         let (bytes, checksum) = if is_root {
             let dead = |chunk: &&Chunk| chunk.live_images == 0;
             run.superseded = checkpointer
@@ -264,14 +303,14 @@ impl Store {
             run.root.chunks = live.map(|chunk| chunk.reference).collect();
             encode_root(&run.root)
         } else {
-            writer.finish()
+            groups.unwrap_or_else(|| writer.finish())
         };
         let blocks = (bytes.len() / BLOCK_SIZE_BYTES) as u32;
         assert!(blocks <= BATCH_BLOCKS_MAX, "a checkpoint root outgrew a batch");
         let mut buffer = self.pool.allocate(bytes.len());
         buffer.copy_from_slice(&bytes);
         let lsn = run.root.lsn;
-        run.piece = Some(Piece { leaves, is_root, blocks, checksum, first_copy: None });
+        run.piece = Some(Piece { leaves, is_root, is_groups, blocks, checksum, first_copy: None });
         run.to_push = Some((checkpoint_record(lsn, blocks), buffer));
     }
 
@@ -291,7 +330,10 @@ impl Store {
             blocks: piece.blocks,
             checksum: piece.checksum,
         };
-        if piece.is_root {
+        if piece.is_groups {
+            let reference = copies.reference(run.root.lsn);
+            run.root.groups.push(reference);
+        } else if piece.is_root {
             run.new_root = Some(copies);
             self.write_superblock(0);
         } else {
@@ -302,13 +344,7 @@ impl Store {
     /// Both copies of a chunk are durable: its images count from the coming root on.
     fn chunk_written(&mut self, copies: Copies, leaves: &[FrozenLeaf]) {
         let run = self.checkpointer.run.as_ref().expect("invariant: chunks are those of a run");
-        let reference = ChunkRef {
-            location: copies.location,
-            mirror: copies.mirror,
-            blocks: copies.blocks,
-            checksum: copies.checksum,
-            lsn: run.root.lsn,
-        };
+        let reference = copies.reference(run.root.lsn);
         let leaves: Vec<_> = leaves.iter().map(|leaf| (leaf.volume, leaf.leaf)).collect();
         let number = self.checkpointer.restore_chunk(reference, leaves.clone());
         for (volume, leaf) in leaves {
@@ -355,12 +391,16 @@ impl Store {
                 freed.extend([(location, blocks), (mirror, blocks)]);
             }
         }
+        for old in std::mem::replace(&mut self.checkpointer.groups, run.root.groups) {
+            freed.extend([(old.location, old.blocks), (old.mirror, old.blocks)]);
+        }
         if let Some(old) = std::mem::replace(&mut self.checkpointer.root, run.new_root) {
             freed.extend([(old.location, old.blocks), (old.mirror, old.blocks)]);
         }
         for (location, blocks) in freed {
             self.segments.free_blocks(location, blocks);
         }
+        self.groups_saved(&run.groups);
         self.segments.release(lsn);
         self.checkpointer.last_blocks = run.started_blocks;
         self.checkpointer.last_lsn = lsn;
@@ -373,11 +413,5 @@ impl Store {
 }
 
 fn checkpoint_record(lsn: Lsn, blocks: u32) -> Record {
-    Record {
-        kind: RecordKind::Checkpoint,
-        volume: VolumeId(0),
-        first: BlockIndex(lsn.0),
-        count: blocks,
-        source: Location(0),
-    }
+    Record::plain(RecordKind::Checkpoint, VolumeId(0), BlockIndex(lsn.0), blocks, Location(0))
 }

@@ -90,7 +90,8 @@ pub(super) fn choose(segments: &Segments, now: Lsn, live_max: u32) -> Option<Seg
     segments
         .iter()
         .filter(|(_, s)| s.state == State::Sealed && !s.stuck && s.writes == 0)
-        .filter(|(_, s)| s.live < live_max)
+        // With an entry of a group in it nothing is gained by emptying it.
+        .filter(|(_, s)| s.live < live_max && s.entries == 0)
         .max_by(|(_, a), (_, b)| score(a).total_cmp(&score(b)))
         .map(|(id, _)| id)
 }
@@ -301,13 +302,7 @@ impl Store {
         }
         let mut buffer = self.pool.allocate(bytes.len());
         buffer.copy_from_slice(bytes);
-        let moved = Record {
-            kind: RecordKind::Relocation,
-            volume: record.volume,
-            first: block,
-            count,
-            source,
-        };
+        let moved = Record::plain(RecordKind::Relocation, record.volume, block, count, source);
         self.cleaner.queue_blocks += count;
         self.cleaner.queue.push_back((moved, buffer));
     }

@@ -222,6 +222,11 @@ impl Index {
         }
     }
 
+    /// Makes the next checkpoint write this leaf, which has nothing, as empty.
+    pub(crate) fn blank(&mut self, volume: VolumeId, leaf: u32) {
+        self.with_leaf(volume, leaf, |_, _| {});
+    }
+
     /// Puts a leaf read from a checkpoint; returns the chunk whose older image it replaces.
     pub(crate) fn load(
         &mut self,

@@ -6,14 +6,19 @@
 //! is installed any more.
 //! Must never know: the index, what records mean to it.
 
+mod gather;
+
+pub(crate) use gather::GroupRecords;
+
 use super::segments::Segments;
 use crate::buffer::{Buffer, BufferPool};
 use crate::format::{
-    BatchHeader, BlockIdentity, FLAG_COLD, FLAG_SEAL, Previous, Record, Seal, SegmentHeader,
-    TableCopy, encode_batch, header_blocks,
+    BatchHeader, FLAG_COLD, FLAG_SEAL, Previous, Record, Seal, SegmentHeader, Table, TableCopy,
+    encode_batch, header_blocks,
 };
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_RECORDS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, Nanos, SegmentId, SegmentSequence};
+use gather::{OpenBatch, payload_checksums};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,14 +47,6 @@ pub(crate) fn checkpoint_segments(segments: &Segments) -> usize {
 pub(crate) enum Heat {
     Hot,
     Cold,
-}
-
-#[derive(Debug, Default)]
-struct OpenBatch {
-    records: Vec<Record>,
-    payload: Vec<Buffer>,
-    blocks: u32,
-    waiters: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -104,6 +101,8 @@ pub(crate) struct InFlight {
     pub(crate) waiters: Vec<u64>,
     /// The payload, back from the device.
     pub(crate) buffers: Vec<Buffer>,
+    /// Some records are of groups.
+    pub(crate) groups: bool,
     heat: Heat,
     durable: bool,
 }
@@ -181,6 +180,11 @@ impl Log {
             && batch.blocks + blocks <= BATCH_BLOCKS_MAX
     }
 
+    /// Whether these fit into the gathering batch, together.
+    pub(crate) fn has_room_for(&self, heat: Heat, group: &GroupRecords) -> bool {
+        self.points[heat as usize].batch.has_room_for(group)
+    }
+
     /// Payload blocks gathered at an append point.
     pub(crate) fn gathered_blocks(&self, heat: Heat) -> u32 {
         self.points[heat as usize].batch.blocks
@@ -233,6 +237,11 @@ impl Log {
         batch.records.push(record);
     }
 
+    /// Adds records of a group to the gathering batch; call [`Log::has_room_for`] first.
+    pub(crate) fn push_group(&mut self, heat: Heat, group: GroupRecords, waiter: Option<u64>) {
+        self.point(heat).batch.push_group(group, waiter);
+    }
+
     /// Answers `waiter` with the last hot batch that is gathering or in flight; false if none is.
     pub(crate) fn push_waiter(&mut self, waiter: u64) -> bool {
         let batch = &mut self.point(Heat::Hot).batch;
@@ -283,10 +292,12 @@ impl Log {
             let (records, blocks) = (point.batch.records.len(), point.batch.blocks as usize);
             let (old_records, old_sums) =
                 previous.map_or((0, 0), |p| (p.records.len(), p.checksums.len()));
-            let with_copy = header_blocks(records, blocks, old_records, old_sums);
+            let own = point.batch.inline.len();
+            let inline = own + previous.map_or(0, |p| p.inline.len());
+            let with_copy = header_blocks(records, blocks, old_records, old_sums, inline);
             // Room for the batch itself, for an empty one that repeats it when the log falls idle,
             // and for the one that ends the segment.
-            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks) + 1
+            with_copy + point.batch.blocks + header_blocks(0, 0, records, blocks, own) + 1
         };
         if let Some(segment) = &self.points[heat as usize].segment {
             if segment.next.offset(needed).0 <= segment.end.0 {
@@ -359,13 +370,14 @@ impl Log {
         };
         let old = segment.previous.as_deref();
         let (old_records, old_sums) = old.map_or((0, 0), |p| (p.records.len(), p.checksums.len()));
-        let blocks =
-            header_blocks(batch.records.len(), batch.blocks as usize, old_records, old_sums);
+        let inline = batch.inline.len() + old.map_or(0, |p| p.inline.len());
+        let (records, sums) = (batch.records.len(), batch.blocks as usize);
+        let blocks = header_blocks(records, sums, old_records, old_sums, inline);
         let payload = header.location.offset(blocks);
         let checksums = payload_checksums(&self.seal, segment.sequence, payload, &batch);
         let mut area = self.pool.allocate(blocks as usize * BLOCK_SIZE_BYTES);
-        let checksum =
-            encode_batch(&self.seal, &header, &batch.records, &checksums, old, &mut area);
+        let table = Table { records: &batch.records, checksums: &checksums, inline: &batch.inline };
+        let checksum = encode_batch(&self.seal, &header, table, old, &mut area);
         buffers.push(area);
         buffers.extend(batch.payload);
         segment.next = payload.offset(batch.blocks);
@@ -373,7 +385,8 @@ impl Log {
         segment.uncopied = !batch.records.is_empty();
         self.empty_run = if batch.records.is_empty() { self.empty_run + 1 } else { 0 };
         let of = Previous { location: header.location, header_blocks: blocks, checksum, lsn };
-        let table = Rc::new(TableCopy { of, records: batch.records, checksums });
+        let inline = batch.inline;
+        let table = Rc::new(TableCopy { of, records: batch.records, checksums, inline });
         segment.previous = Some(table.clone());
         point.in_flight += 1;
         segments.get_mut(segment.id).writes += 1;
@@ -386,6 +399,7 @@ impl Log {
             sequence: segment.sequence,
             waiters: batch.waiters,
             buffers: Vec::new(),
+            groups: batch.groups,
             heat,
             durable: false,
         });
@@ -442,29 +456,4 @@ impl Log {
             && hot.segment.is_none()
             && segments.free() <= if segments.are_new() { 0 } else { reserved_segments(segments) }
     }
-}
-
-/// One checksum per payload block, bound to what and where the block is.
-fn payload_checksums(
-    seal: &Seal,
-    sequence: SegmentSequence,
-    payload: Location,
-    batch: &OpenBatch,
-) -> Vec<u32> {
-    let mut blocks = batch.payload.iter().flat_map(|buffer| buffer.chunks_exact(BLOCK_SIZE_BYTES));
-    let mut sums = Vec::with_capacity(batch.blocks as usize);
-    for record in &batch.records {
-        for i in 0..record.payload_blocks() {
-            let bytes = blocks.next().expect("invariant: payload covers the records");
-            let identity = BlockIdentity {
-                sequence,
-                location: payload.offset(sums.len() as u32),
-                volume: record.volume,
-                block: record.first.offset(i.into()),
-            };
-            sums.push(seal.block_checksum(identity, bytes));
-        }
-    }
-    assert!(blocks.next().is_none(), "payload is longer than its records");
-    sums
 }

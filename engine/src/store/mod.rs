@@ -12,6 +12,7 @@ mod cache;
 mod checkpoint;
 mod cleaner;
 mod geometry;
+mod group;
 mod index;
 mod leaf;
 mod log;
@@ -25,6 +26,7 @@ mod volumes;
 mod write;
 
 pub use geometry::{Geometry, format_store};
+pub use group::{Change, Faulty, GroupEntry, GroupRequest, GroupState};
 pub use recovery::{ReadRange, ReadResult, Recovery};
 pub use status::{Mapping, SegmentCounts, StoreStatus, VolumeStatus};
 
@@ -32,17 +34,19 @@ use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Seal, Superblock};
 use crate::reactor::{DeviceCompletion, DeviceOp};
-use crate::units::{BlockIndex, Lsn, Nanos, SegmentId, VolumeId};
+use crate::units::{BlockIndex, GroupId, Lsn, Nanos, SegmentId, VolumeId};
 use cache::ChecksumCache;
 use checkpoint::Checkpointer;
 use cleaner::Cleaner;
+use group::{EntryRead, Groups};
 use index::Index;
-use log::Log;
+use log::{GroupRecords, Log};
 use read::ReadState;
 use segments::Segments;
 use single::{BlockRead, Wanted};
 use slab::Slab;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use volumes::Volumes;
 
 /// Bytes the checksum cache may take.
@@ -96,6 +100,13 @@ pub enum Request {
     Barrier,
     /// Writes a checkpoint, so that the next start replays nothing.
     Checkpoint,
+    /// Something for the log of a group; entries are appended by [`Store::append_entries`].
+    Group {
+        /// Which group.
+        group: GroupId,
+        /// What it wants.
+        request: GroupRequest,
+    },
 }
 
 /// What a request came to.
@@ -107,6 +118,8 @@ pub enum Outcome {
     Read(Vec<Buffer>),
     /// The new volume.
     Created(VolumeId),
+    /// The entry of a group.
+    Entry(Rc<GroupEntry>),
 }
 
 impl Outcome {
@@ -114,7 +127,7 @@ impl Outcome {
     pub(crate) fn into_buffers(self) -> Vec<Buffer> {
         match self {
             Outcome::Read(buffers) => buffers,
-            Outcome::Done | Outcome::Created(_) => Vec::new(),
+            Outcome::Done | Outcome::Created(_) | Outcome::Entry(_) => Vec::new(),
         }
     }
 }
@@ -139,6 +152,7 @@ enum Io {
     Prepare(SegmentId),
     PrepareSync(SegmentId),
     Clean,
+    Entry(Box<EntryRead>),
 }
 
 /// A request that was taken but waits for room in a batch.
@@ -147,6 +161,7 @@ enum Waiting {
     Write { token: u64, volume: VolumeId, first: BlockIndex, data: Buffer },
     Record { token: Option<u64>, record: crate::format::Record, payload: Option<Buffer> },
     Barrier { token: u64 },
+    Group { token: Option<u64>, records: GroupRecords },
 }
 
 /// See the module.
@@ -176,6 +191,7 @@ pub struct Store {
     reserved_blocks: u64,
     /// Creations on their way: what to answer.
     creating: Vec<(u64, VolumeId)>,
+    groups: Groups,
     checkpointer: Checkpointer,
     cleaner: Cleaner,
     preparing: Option<prepare::Preparing>,
@@ -220,6 +236,7 @@ impl Store {
         self.now = now;
         let taken = match request {
             Request::Read { volume, first, count } => self.read(token, volume, first, count),
+            Request::Group { group, request } => self.group_request(token, group, request),
             _ if self.failed.is_some() => Err(self.failure()),
             _ if self.read_only => {
                 Err(Error::new(ErrorKind::Invalid, "the store is open for reading only"))
@@ -268,6 +285,7 @@ impl Store {
             Io::Prepare(id) => self.handle_prepared(id, result, buffers),
             Io::PrepareSync(id) => self.handle_prepare_synced(id, result),
             Io::Clean => self.handle_clean(result, buffers),
+            Io::Entry(read) => self.handle_entry(*read, result, buffers),
         }
     }
 
@@ -282,6 +300,7 @@ impl Store {
             return None;
         }
         self.take_waiting();
+        self.push_purges();
         self.poll_cleaner();
         self.poll_checkpoint();
         self.poll_prepare();
@@ -370,11 +389,14 @@ impl Store {
         for waiting in self.waiting.drain(..) {
             match waiting {
                 Waiting::Write { token, .. } | Waiting::Barrier { token } => tokens.push(token),
-                Waiting::Record { token, .. } => tokens.extend(token),
+                Waiting::Record { token, .. } | Waiting::Group { token, .. } => {
+                    tokens.extend(token);
+                }
             }
         }
         self.waiting_bytes = 0;
         tokens.append(&mut self.checkpointer.fail());
+        tokens.extend(self.groups.fail());
         let error = self.failure();
         for token in tokens {
             self.reply(token, Err(error.clone()));

@@ -168,6 +168,7 @@ impl Store {
             let error = self.no_segment();
             self.reply(token, Err(error));
         }
+        self.refuse_entries();
     }
 
     /// Whether no segment is left for data, and nothing can make one.
@@ -177,6 +178,7 @@ impl Store {
             && !self.checkpointer.is_running()
             && (self.device_full || self.segments.unprepared() == 0)
             && self.segments.empty() == 0
+            && !self.entries_hold_segments()
     }
 
     /// Why data is refused in a store that is [`Store::spent`].

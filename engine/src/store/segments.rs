@@ -40,7 +40,10 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Batches written but not installed yet.
     pub(crate) writes: u32,
-    /// Its last batch that was installed.
+    /// Entries of groups in it that are retained or named by the durable checkpoint.
+    pub(crate) entries: u32,
+    /// Its last batch that was installed; or a later one, if a checkpoint must describe that before
+    /// the segment is reused.
     pub(crate) last: Lsn,
     /// When it was sealed, for its age.
     pub(crate) sealed: Lsn,
@@ -59,6 +62,8 @@ pub(crate) struct Segments {
     next_sequence: SegmentSequence,
     /// What the durable checkpoint describes: later batches are replayed after a crash.
     checkpoint: Lsn,
+    /// What is freed now stays until a checkpoint describes this.
+    hold: Lsn,
 }
 
 impl Segments {
@@ -70,6 +75,7 @@ impl Segments {
             live: 0,
             pins: 0,
             writes: 0,
+            entries: 0,
             last: Lsn(0),
             sealed: Lsn(0),
             stuck: false,
@@ -83,6 +89,7 @@ impl Segments {
             next_unprepared: 0,
             next_sequence: SegmentSequence(1),
             checkpoint: Lsn(0),
+            hold: Lsn(0),
         }
     }
 
@@ -202,7 +209,7 @@ impl Segments {
         let sequence = self.next_sequence;
         self.next_sequence = SegmentSequence(sequence.0 + 1);
         let segment = self.get_mut(id);
-        assert_eq!((segment.live, segment.writes), (0, 0));
+        assert_eq!((segment.live, segment.writes, segment.entries), (0, 0, 0));
         segment.sequence = sequence;
         segment.stuck = false;
         Some(id)
@@ -237,17 +244,38 @@ impl Segments {
     /// Removes blocks that nothing points to any more.
     pub(crate) fn free_blocks(&mut self, location: Location, count: u32) {
         let Some(id) = self.of(location) else { return };
+        let hold = self.hold;
         let segment = self.get_mut(id);
         segment.live -= count;
+        segment.last = segment.last.max(hold);
         if segment.live == 0 {
             self.settle(id);
         }
     }
 
+    /// From now on what is freed stays until a checkpoint describes `lsn`; 0: the log tells of it.
+    pub(crate) fn set_hold(&mut self, lsn: Lsn) {
+        self.hold = lsn;
+    }
+
+    /// An entry of a group lies here: the segment is not reused.
+    pub(crate) fn retain(&mut self, location: Location) {
+        if let Some(id) = self.of(location) {
+            self.get_mut(id).entries += 1;
+        }
+    }
+
+    /// Nobody needs an entry in this segment any more.
+    pub(crate) fn let_go(&mut self, id: SegmentId) {
+        self.get_mut(id).entries -= 1;
+        self.settle(id);
+    }
+
     /// Frees a sealed segment without live blocks and writes, or marks it as empty.
     pub(crate) fn settle(&mut self, id: SegmentId) {
         let segment = self.get(id);
-        if segment.state == State::Sealed && segment.live == 0 && segment.writes == 0 {
+        let used = segment.live > 0 || segment.writes > 0 || segment.entries > 0;
+        if segment.state == State::Sealed && !used {
             let old = segment.last <= self.checkpoint;
             self.set(id, if old { State::Free } else { State::Empty });
         }

@@ -126,7 +126,7 @@ impl Store {
     pub fn volumes(&self) -> Vec<VolumeStatus> {
         let mut volumes: Vec<VolumeStatus> = self
             .volumes
-            .iter()
+            .plain()
             .filter(|volume| self.volumes.usable(volume.id).is_ok())
             .map(|volume| VolumeStatus {
                 id: volume.id,
@@ -189,7 +189,15 @@ impl Store {
         let mut wrong = Vec::new();
         // Pieces of a checkpoint under way are live before it counts.
         let settled = !self.checkpointer.is_running();
+        let held = self.held_entries();
         for (id, segment) in self.segments.iter() {
+            let entries = held[id.0 as usize];
+            if segment.entries != entries {
+                wrong.push(format!(
+                    "segment {}: {} entries of groups counted, {entries} found",
+                    id.0, segment.entries
+                ));
+            }
             let expected = live[id.0 as usize];
             if settled && segment.live != expected {
                 wrong.push(format!(

@@ -21,6 +21,8 @@ pub(crate) struct Volumes {
     /// Deletions on their way into the log: nothing is taken for these any more.
     deleting: Vec<VolumeId>,
     next: VolumeId,
+    /// Volumes of groups among them.
+    of_groups: usize,
 }
 
 impl Volumes {
@@ -31,6 +33,7 @@ impl Volumes {
             creating: Vec::new(),
             deleting: Vec::new(),
             next: VolumeId(next.0.max(1)),
+            of_groups: 0,
         }
     }
 
@@ -53,7 +56,7 @@ impl Volumes {
             let why = format!("volume {name:?} exists already");
             return Err(Error::new(ErrorKind::Exists, why));
         }
-        if self.by_id.len() + self.creating.len() >= VOLUMES_MAX {
+        if self.by_id.len() - self.of_groups + self.creating.len() >= VOLUMES_MAX {
             let why = format!("a store holds at most {VOLUMES_MAX} volumes");
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
@@ -66,8 +69,13 @@ impl Volumes {
     /// A creation is durable (or is being replayed).
     pub(crate) fn created(&mut self, volume: RootVolume) {
         self.creating.retain(|name| *name != volume.name);
-        self.next = VolumeId(self.next.0.max(volume.id.0 + 1));
-        self.by_id.insert(volume.id, volume);
+        let id = volume.id;
+        let is_new = self.by_id.insert(id, volume).is_none();
+        if id.is_of_group() {
+            self.of_groups += usize::from(is_new);
+        } else {
+            self.next = VolumeId(self.next.0.max(id.0 + 1));
+        }
     }
 
     /// Checks a deletion; from now on the volume takes no requests.
@@ -80,7 +88,8 @@ impl Volumes {
     /// A deletion is durable (or is being replayed).
     pub(crate) fn deleted(&mut self, id: VolumeId) {
         self.deleting.retain(|deleting| *deleting != id);
-        self.by_id.remove(&id);
+        let was_there = self.by_id.remove(&id).is_some();
+        self.of_groups -= usize::from(was_there && id.is_of_group());
     }
 
     /// The volume, if it takes requests.
@@ -98,7 +107,17 @@ impl Volumes {
 
     /// The volume of that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<&RootVolume> {
-        self.by_id.values().find(|volume| volume.name == name)
+        self.plain().find(|volume| volume.name == name)
+    }
+
+    /// Volumes that belong to groups.
+    pub(crate) fn of_groups(&self) -> usize {
+        self.of_groups
+    }
+
+    /// Volumes that belong to no group, by id.
+    pub(crate) fn plain(&self) -> impl Iterator<Item = &RootVolume> {
+        self.by_id.range(..VolumeId::GROUPS).map(|(_, volume)| volume)
     }
 
     /// All volumes by id.

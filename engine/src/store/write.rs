@@ -1,7 +1,8 @@
 //! Requests that change something: checked, then gathered into the hot batch.
 
+use super::group::waiting_bytes;
 use super::leaf::RESERVED;
-use super::log::Heat;
+use super::log::{Heat, Log};
 use super::volumes::volume_blocks;
 use super::{Store, Waiting};
 use crate::buffer::Buffer;
@@ -11,9 +12,18 @@ use crate::limits::REQUEST_BLOCKS_MAX;
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, VolumeId};
 
 /// Blocks that one zero record covers at most.
-const ZERO_RECORD_BLOCKS_MAX: u64 = 1 << 28;
+pub(super) const ZERO_RECORD_BLOCKS_MAX: u64 = 1 << 28;
 /// What a waiting record counts for against the bound on waiting bytes.
-const WAITING_RECORD_BYTES: usize = 512;
+pub(super) const WAITING_RECORD_BYTES: usize = 512;
+
+/// A group's volume changes through its log only.
+fn check_plain(volume: VolumeId) -> Result<()> {
+    if volume.is_of_group() {
+        let why = "a volume of a group changes only by entries of its log";
+        return Err(Error::new(ErrorKind::Invalid, why));
+    }
+    Ok(())
+}
 
 impl Store {
     pub(super) fn check_range(
@@ -42,6 +52,7 @@ impl Store {
             let why = format!("a write is 1 to {REQUEST_BLOCKS_MAX} whole blocks");
             return Err(Error::new(ErrorKind::Invalid, why));
         }
+        check_plain(volume)?;
         self.check_range(volume, first, count.into())?;
         self.check_space(volume, first, count.into())?;
         self.pending_blocks += u64::from(count);
@@ -57,13 +68,18 @@ impl Store {
 
     fn push_write(&mut self, token: u64, volume: VolumeId, first: BlockIndex, data: Buffer) {
         let count = (data.len() / BLOCK_SIZE_BYTES) as u32;
-        let record = Record { kind: RecordKind::Data, volume, first, count, source: Location(0) };
+        let record = Record::plain(RecordKind::Data, volume, first, count, Location(0));
         self.log.push(Heat::Hot, record, Some(data), Some(token));
     }
 
     /// Whether new blocks may be mapped. Overwriting what is mapped is allowed, as it frees as much
     /// as it takes, unless what it frees cannot be had.
-    fn check_space(&self, volume: VolumeId, first: BlockIndex, count: u64) -> Result<()> {
+    pub(super) fn check_space(
+        &self,
+        volume: VolumeId,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<()> {
         if self.spent {
             return Err(self.no_segment());
         }
@@ -95,6 +111,7 @@ impl Store {
         count: u64,
         reserve: bool,
     ) -> Result<()> {
+        check_plain(volume)?;
         self.check_range(volume, first, count)?;
         if count == 0 {
             self.reply(token, Ok(super::Outcome::Done));
@@ -110,7 +127,7 @@ impl Store {
             let part = (count - done).min(ZERO_RECORD_BLOCKS_MAX);
             let first = first.offset(done);
             let source = if reserve { RESERVED } else { Location(0) };
-            let record = Record { kind, volume, first, count: part as u32, source };
+            let record = Record::plain(kind, volume, first, part as u32, source);
             done += part;
             // Batches are installed in order: the last part's answer covers all parts.
             self.push_record((done == count).then_some(token), record, None);
@@ -139,27 +156,16 @@ impl Store {
         for copy in payload.chunks_exact_mut(BLOCK_SIZE_BYTES) {
             copy[..bytes.len()].copy_from_slice(&bytes);
         }
-        let record = Record {
-            kind: RecordKind::VolumeCreate,
-            volume: id,
-            first: BlockIndex(0),
-            count: 2,
-            source: Location(0),
-        };
+        let record = Record::plain(RecordKind::VolumeCreate, id, BlockIndex(0), 2, Location(0));
         self.creating.push((token, id));
         self.push_record(Some(token), record, Some(payload));
         Ok(())
     }
 
     pub(super) fn delete_volume(&mut self, token: u64, volume: VolumeId) -> Result<()> {
+        check_plain(volume)?;
         self.volumes.start_delete(volume)?;
-        let record = Record {
-            kind: RecordKind::VolumeDelete,
-            volume,
-            first: BlockIndex(0),
-            count: 0,
-            source: Location(0),
-        };
+        let record = Record::plain(RecordKind::VolumeDelete, volume, BlockIndex(0), 0, Location(0));
         self.push_record(Some(token), record, None);
         Ok(())
     }
@@ -175,14 +181,22 @@ impl Store {
 
     /// Moves waiting requests into the batch while they fit.
     pub(super) fn take_waiting(&mut self) {
+        let has_room = |log: &Log, blocks| log.has_room(Heat::Hot, blocks);
         while let Some(next) = self.waiting.front() {
-            let blocks = match next {
-                Waiting::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u32,
-                Waiting::Record { record, .. } => record.payload_blocks(),
-                Waiting::Barrier { .. } => 0,
+            let fits = match next {
+                Waiting::Write { data, .. } => {
+                    has_room(&self.log, (data.len() / BLOCK_SIZE_BYTES) as u32)
+                }
+                Waiting::Record { record, .. } => has_room(&self.log, record.payload_blocks()),
+                Waiting::Barrier { .. } => has_room(&self.log, 0),
+                Waiting::Group { records, .. } => self.log.has_room_for(Heat::Hot, records),
             };
-            let is_early = matches!(next, Waiting::Write { .. }) && !self.has_reserve;
-            if is_early || !self.log.has_room(Heat::Hot, blocks) {
+            let is_data = match next {
+                Waiting::Write { .. } => true,
+                Waiting::Group { records, .. } => records.blocks > 0,
+                _ => false,
+            };
+            if (is_data && !self.has_reserve) || !fits {
                 return;
             }
             match self.waiting.pop_front().expect("invariant: there is a front") {
@@ -198,6 +212,10 @@ impl Store {
                     if !self.log.push_waiter(token) {
                         self.reply(token, Ok(super::Outcome::Done));
                     }
+                }
+                Waiting::Group { token, records } => {
+                    self.waiting_bytes -= waiting_bytes(&records);
+                    self.log.push_group(Heat::Hot, records, token);
                 }
             }
         }

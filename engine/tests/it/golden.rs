@@ -7,8 +7,8 @@
 //! for a format version that no release has written yet.
 
 use crate::sparse::{Device, Driven, format};
-use ashlar_engine::store::{Mapping, Request};
-use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
+use ashlar_engine::store::{Change, GroupEntry, GroupRequest, Mapping, Outcome, Request};
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, LogId, VolumeId};
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -78,11 +78,50 @@ fn tail() -> Device {
     store.tear(Request::Write { volume: late, first: BlockIndex(0), data }, 12)
 }
 
+/// Two groups: a checkpoint with entries purged, applied and not, then a log with each kind of
+/// record of a group, and an entry that the power tore.
+fn groups() -> Device {
+    let mut store = Driven::open(format(*b"golden v2 groups"), false).expect("opens");
+    let (one, two) = (GroupId(1), GroupId(70_000));
+    let volume = VolumeId(VolumeId::GROUPS.0 + 5);
+    let id = |term, index| LogId { term, leader: 3, index };
+    let entry = |id, head, changes| GroupEntry { id, head: vec![id.index as u8; head], changes };
+    let write = |store: &Driven, first, blocks, fill| Change::Write {
+        volume,
+        first: BlockIndex(first),
+        data: store.data(blocks, 96, fill),
+    };
+    let changes =
+        vec![Change::CreateVolume { volume, size_bytes: 800 << 12 }, write(&store, 3, 1, 1)];
+    store.append(one, entry(id(1, 1), 10, changes));
+    let changes = vec![write(&store, 100, 20, 2)];
+    store.append(one, entry(id(1, 2), 1500, changes));
+    store.append(one, entry(id(1, 3), 0, vec![write(&store, 110, 2, 3)]));
+    store.store.apply_entries(one, 2, b"two".to_vec()).expect("applies");
+    let vote = |vote: &[u8]| GroupRequest::Vote(vote.to_vec());
+    store.call(Request::Group { group: two, request: vote(b"early") }).expect("a vote");
+    store.call(Request::Checkpoint).expect("a checkpoint");
+    let ask = |store: &mut Driven, group, request| {
+        store.call(Request::Group { group, request }).expect("a request to a group");
+    };
+    ask(&mut store, one, GroupRequest::Purge(id(1, 1)));
+    ask(&mut store, one, vote(b"late"));
+    let zero = |reserve| Change::Zero { volume, first: BlockIndex(4), count: 9, reserve };
+    store.append(one, entry(id(2, 4), 30, vec![zero(false)]));
+    store.append(one, entry(id(2, 5), 30, vec![zero(true)]));
+    ask(&mut store, one, GroupRequest::Truncate(5));
+    store.append(one, entry(id(3, 5), 4, vec![Change::DeleteVolume { volume }]));
+    store.append(two, entry(id(9, 0), 64, vec![]));
+    store.settle();
+    let torn = GroupRequest::Vote(b"torn".to_vec());
+    store.tear(Request::Group { group: two, request: torn }, 0)
+}
+
 type Make = fn() -> Device;
 
 /// Of the newest version, which may be made anew until a release has written it.
-const IMAGES: [(&str, Make); 3] =
-    [("v2-fresh", fresh), ("v2-checkpoint", checkpoint), ("v2-tail", tail)];
+const IMAGES: [(&str, Make); 4] =
+    [("v2-fresh", fresh), ("v2-checkpoint", checkpoint), ("v2-tail", tail), ("v2-groups", groups)];
 /// Of older versions: kept for ever.
 const KEPT: [&str; 3] = ["v1-fresh", "v1-checkpoint", "v1-tail"];
 
@@ -106,7 +145,66 @@ fn describe_with(store: &mut Driven, read_holes: bool) -> String {
             first += count;
         }
     }
+    for group in store.store.groups() {
+        describe_group(store, group, &mut text);
+    }
     text
+}
+
+fn describe_group(store: &mut Driven, group: GroupId, text: &mut String) {
+    let state = store.store.group_state(group);
+    let known = [state.purged, state.applied, state.saved, state.last, state.durable];
+    let known = known.map(|id| id.map_or("none".to_owned(), |id| id.to_string()));
+    let [purged, applied, saved, last, durable] = known;
+    let (vote, head) = (state.vote.escape_ascii(), state.applied_head.escape_ascii());
+    writeln!(text, "group {group}: vote \"{vote}\", {} damaged", state.faulty.len())
+        .expect("memory");
+    writeln!(text, "  purged {purged} applied {applied} \"{head}\" saved {saved}").expect("memory");
+    writeln!(text, "  last {last} durable {durable}").expect("memory");
+    for index in
+        state.first.into_iter().flat_map(|first| first..=state.last.unwrap_or_default().index)
+    {
+        let request = GroupRequest::Read(index);
+        match store.call(Request::Group { group, request }).expect("an entry") {
+            Outcome::Entry(entry) => {
+                let (id, head) = (entry.id, crc32fast::hash(&entry.head));
+                let bytes = entry.head.len();
+                writeln!(text, "  entry {id} head {bytes} {head:08x}").expect("memory");
+                entry.changes.iter().for_each(|change| describe_change(change, text));
+            }
+            other => panic!("an entry: {other:?}"),
+        }
+    }
+    for (volume, size_bytes) in store.store.group_volumes(group) {
+        writeln!(text, "  volume {volume} of {size_bytes}").expect("memory");
+        let mut first = 0;
+        while first < size_bytes >> 12 {
+            let left = (size_bytes >> 12) - first;
+            let (count, mapping) = store.store.block_status(volume, BlockIndex(first), left);
+            writeln!(text, "  {mapping:?} {first} + {count}").expect("memory");
+            describe_blocks(store, volume, first..first + count, mapping, text);
+            first += count;
+        }
+    }
+}
+
+fn describe_change(change: &Change, text: &mut String) {
+    match change {
+        Change::Write { volume, first, data } => {
+            let (first, sum) = (first.0, crc32fast::hash(data));
+            writeln!(text, "    write {volume} {first} {} {sum:08x}", data.len()).expect("memory");
+        }
+        Change::Zero { volume, first, count, reserve } => {
+            let kind = if *reserve { "reserve" } else { "zero" };
+            writeln!(text, "    {kind} {volume} {} {count}", first.0).expect("memory");
+        }
+        Change::CreateVolume { volume, size_bytes } => {
+            writeln!(text, "    create {volume} of {size_bytes}").expect("memory");
+        }
+        Change::DeleteVolume { volume } => {
+            writeln!(text, "    delete {volume}").expect("memory");
+        }
+    }
 }
 
 fn describe_blocks(

@@ -6,8 +6,10 @@ use ashlar_engine::buffer::{Buffer, BufferPool, PoolOptions};
 use ashlar_engine::format::DeviceId;
 use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::reactor::{DeviceCompletion, DeviceOp};
-use ashlar_engine::store::{Geometry, Outcome, Recovery, Reply, Request, Store, format_store};
-use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, Nanos, VolumeId};
+use ashlar_engine::store::{
+    Geometry, GroupEntry, Outcome, Recovery, Reply, Request, Store, format_store,
+};
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, Nanos, VolumeId};
 use std::collections::BTreeMap;
 
 /// Blocks by number; all others are zeroes.
@@ -136,6 +138,19 @@ impl Driven {
                 }
             }
             assert!(self.step(), "a request is never answered");
+        }
+    }
+
+    /// Appends an entry to a group and waits until it is durable.
+    pub(crate) fn append(&mut self, group: GroupId, entry: GroupEntry) {
+        self.store.append_entries(self.now, 8, group, vec![entry]).expect("appends");
+        loop {
+            while let Some(Reply { token, result }) = self.store.poll_reply() {
+                if token == 8 {
+                    return drop(result.expect("durable"));
+                }
+            }
+            assert!(self.step(), "an entry never becomes durable");
         }
     }
 

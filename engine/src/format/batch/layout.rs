@@ -1,10 +1,10 @@
-//! Fields of batch header and record, for the tables of `docs/format.md`.
+//! Fields of the batch header, for the tables of `docs/format.md`.
 
-use super::{RawBatch, RawRecord};
+use super::RawBatch;
 use crate::format::layout::Layout;
 
 pub(in crate::format) fn layouts() -> Vec<Layout> {
-    vec![batch(), record()]
+    vec![batch()]
 }
 
 fn batch() -> Layout {
@@ -31,21 +31,5 @@ fn batch() -> Layout {
         previous_payload_blocks: "checksums in the copy of its table",
         preceding_empty: "so many batches right before this one, by LSN, have no records",
         reserved: "0",
-    })
-}
-
-fn record() -> Layout {
-    layout!("record", RawRecord, {
-        kind: "what it does, see below",
-        flags: "0",
-        reserved: "0",
-        volume: "which volume; 0 for checkpoints",
-        count: "blocks",
-        group: "0 (kept for placement groups)",
-        first: "first block of the volume; for checkpoints the LSN described",
-        term: "0 (kept for placement groups)",
-        index: "0 (kept for placement groups)",
-        source: "relocation: block number where the blocks were; reserved zeroes: 1; otherwise 0",
-        reserved_tail: "0",
     })
 }

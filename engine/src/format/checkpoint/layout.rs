@@ -37,7 +37,7 @@ fn root() -> Layout {
         replay_from: "batches after `lsn` lie only in segments of this life or later",
         next_sequence: "next segment life to hand out",
         next_volume: "next volume identity to hand out",
-        reserved: "0",
+        group_pieces: "references of pieces of the groups' part that follow the chunk references",
     })
 }
 

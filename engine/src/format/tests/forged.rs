@@ -12,13 +12,7 @@ const HEADER: usize = 120;
 const RECORD: usize = 48;
 
 fn data(first: u64, count: u32) -> Record {
-    Record {
-        kind: RecordKind::Data,
-        volume: VolumeId(1),
-        first: BlockIndex(first),
-        count,
-        source: Location(0),
-    }
+    Record::plain(RecordKind::Data, VolumeId(1), BlockIndex(first), count, Location(0))
 }
 
 fn batch(records: Vec<Record>, copy: Option<&TableCopy>) -> Vec<u8> {
@@ -28,7 +22,8 @@ fn batch(records: Vec<Record>, copy: Option<&TableCopy>) -> Vec<u8> {
 
 fn copy_of(blocks: u32) -> TableCopy {
     let of = Previous { location: Location(600), header_blocks: 1, checksum: 1, lsn: Lsn(4) };
-    TableCopy { of, records: vec![data(0, blocks)], checksums: (0..blocks).collect() }
+    let (records, checksums) = (vec![data(0, blocks)], (0..blocks).collect());
+    TableCopy { of, records, checksums, inline: Vec::new() }
 }
 
 /// What a batch says once `value` is at `at` and the checksum fits.
@@ -56,7 +51,7 @@ fn batch_with_one_impossible_number() {
         ("copied payload", 108, (BATCH_BLOCKS_MAX + 1).to_le_bytes().into()),
         ("copied payload that is not its records'", 108, 2u32.to_le_bytes().into()),
         ("kind 0", HEADER, vec![0]),
-        ("kind after the last", HEADER, vec![8]),
+        ("kind after the last", HEADER, vec![13]),
         ("a range past the last block", HEADER + 16, u64::MAX.to_le_bytes().into()),
         ("a kind in the copy", HEADER + RECORD + 2 * 4, vec![77]),
     ];

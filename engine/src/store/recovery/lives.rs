@@ -25,7 +25,8 @@ impl Recovery {
         let store = self.store.as_mut().expect("invariant: the superblock was read");
         for (i, result) in results.iter().enumerate() {
             let id = SegmentId(next + i as u32);
-            let is_unused = store.segments.get(id).live == 0;
+            let segment = store.segments.get(id);
+            let is_unused = segment.live == 0 && segment.entries == 0;
             let start = store.segments.start(id);
             let bytes = result.as_deref().unwrap_or(&[]);
             let header = bytes.get(..BLOCK_SIZE_BYTES);

@@ -8,27 +8,28 @@
 //! Must never know: files, clocks.
 
 mod end;
+mod groups;
 mod image;
 mod lives;
+mod load;
 mod tail;
 
 use super::cache::ChecksumCache;
 use super::checkpoint::Checkpointer;
 use super::cleaner::Cleaner;
+use super::group::Groups;
 use super::index::Index;
-use super::leaf::Leaf;
 use super::log::Log;
-use super::segments::{Segment, Segments, State};
+use super::segments::Segments;
 use super::volumes::Volumes;
 use super::{CHECKSUM_CACHE_MAX_BYTES, Counters, Store};
 use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ChunkRef, Root, SUPERBLOCK_LOCATIONS, Seal, Superblock, SuperblockError, decode_chunk,
-    decode_root,
+    ChunkRef, Root, SUPERBLOCK_LOCATIONS, Seal, Superblock, SuperblockError, decode_root,
 };
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX};
-use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, Nanos, SegmentId, SegmentSequence};
+use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, Nanos, SegmentId};
 use image::{Again, Image};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -154,7 +155,7 @@ impl Recovery {
                 copies.map(|place| blocks_at(*place, superblock.root_blocks)).collect()
             }
             Step::Chunks { next, mirrors: false, .. } => {
-                let left = self.root.chunks.iter().skip(*next).take(WAVE_CHUNKS);
+                let left = self.pieces().skip(*next).take(WAVE_CHUNKS);
                 left.map(|chunk| blocks_at(chunk.location, chunk.blocks)).collect()
             }
             Step::Chunks { damaged, .. } => {
@@ -280,72 +281,6 @@ impl Recovery {
         Ok(())
     }
 
-    fn take_chunks(
-        &mut self,
-        next: usize,
-        mirrors: bool,
-        mut damaged: Vec<ChunkRef>,
-        results: Vec<ReadResult>,
-    ) -> Result<Step> {
-        let taken = results.len();
-        let references: Vec<ChunkRef> = if mirrors {
-            damaged.drain(..taken).collect()
-        } else {
-            self.root.chunks[next..next + taken].to_vec()
-        };
-        for (reference, result) in references.into_iter().zip(results) {
-            match result {
-                Ok(bytes) if decode_chunk(&bytes, &reference).is_some() => {
-                    if mirrors {
-                        sometimes!("recovery: a chunk's mirror was used");
-                    }
-                    self.chunks.push((reference, bytes));
-                }
-                _ if mirrors => {
-                    return Err(corrupt("both copies of a piece of the index are damaged"));
-                }
-                _ => damaged.push(reference),
-            }
-        }
-        if !mirrors && next + taken < self.root.chunks.len() {
-            return Ok(Step::Chunks { next: next + taken, mirrors, damaged });
-        }
-        if !damaged.is_empty() {
-            return Ok(Step::Chunks { next: 0, mirrors: true, damaged });
-        }
-        self.load_chunks()?;
-        Ok(Step::Headers { next: 0, unknown: VecDeque::new() })
-    }
-
-    /// Fills the volume table from the root.
-    fn load_volumes(&mut self) {
-        let store = self.store.as_mut().expect("invariant: the superblock was read");
-        store.volumes = Volumes::new(self.root.next_volume);
-        for volume in &self.root.volumes {
-            store.index.create(volume.id);
-            store.volumes.created(volume.clone());
-        }
-        store.checkpointer.restore_root(&store.superblock);
-    }
-
-    /// Fills the index from the chunks, older images first.
-    fn load_chunks(&mut self) -> Result<()> {
-        let store = self.store.as_mut().expect("invariant: the superblock was read");
-        self.chunks.sort_by_key(|(reference, _)| reference.lsn);
-        for (reference, bytes) in std::mem::take(&mut self.chunks) {
-            let images: Vec<_> = decode_chunk(&bytes, &reference).into_iter().flatten().collect();
-            let leaves = images.iter().map(|image| (image.volume, image.leaf)).collect();
-            let number = store.checkpointer.restore_chunk(reference, leaves);
-            for image in images {
-                let leaf = Leaf::decode(image.form, image.body)
-                    .ok_or_else(|| corrupt("a piece of the index contradicts itself"))?;
-                let replaced = store.index.load(image.volume, image.leaf, leaf, number);
-                store.checkpointer.image_gone(replaced.unwrap_or(number));
-            }
-        }
-        Ok(())
-    }
-
     /// Takes segments read in one piece, or blocks of one that could not be.
     fn take_segments(
         &mut self,
@@ -388,6 +323,7 @@ impl Recovery {
     pub fn finish(mut self, now: Nanos) -> Result<Store> {
         self.settle_checkpoint();
         let (last, replayed) = self.replay()?;
+        self.settle_groups();
         let mut store = *self.store.take().expect("invariant: the superblock was read");
         let epoch = self.root.epoch.max(self.tail.epoch()) + 1;
         store.log = Log::new(store.seal, self.pool.clone(), last, epoch);
@@ -437,6 +373,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         data_blocks: 0,
         reserved_blocks: 0,
         creating: Vec::new(),
+        groups: Groups::new(),
         checkpointer: Checkpointer::default(),
         cleaner: Cleaner::default(),
         preparing: None,
@@ -469,22 +406,5 @@ impl Recovery {
         for (location, blocks) in places {
             store.segments.add_live(location, blocks);
         }
-    }
-
-    /// What the checkpoint and the headers together say of every segment.
-    fn settle_checkpoint(&mut self) {
-        let store = self.store.as_mut().expect("invariant: the superblock was read");
-        let is_lost = |s: &Segment| s.live > 0 && s.state != State::Sealed;
-        let segments = store.segments.iter().filter(|(_, segment)| is_lost(segment));
-        let lost: Vec<_> = segments.map(|(id, _)| id).collect();
-        for id in lost {
-            sometimes!("recovery: a segment in use had lost its headers");
-            // Of no life that was ever handed out: nothing in it proves itself, nor is it reused.
-            store.segments.restore(id, SegmentSequence(0));
-        }
-        store.segments.set_prepared(self.root.prepared_segments);
-        store.segments.set_next_sequence(self.root.next_sequence);
-        let replay_from = self.root.replay_from.max(SegmentSequence(1));
-        store.segments.release_before(replay_from, self.root.lsn);
     }
 }

@@ -10,6 +10,7 @@ use super::super::Store;
 use super::super::apply::Installed;
 use super::super::segments::State;
 use super::end::{Scanned, Span, heat_of, hidden_header};
+use super::groups::Older;
 use super::image::Image;
 use super::{Recovery, corrupt, unreadable};
 use crate::error::Result;
@@ -19,17 +20,20 @@ use crate::format::{
 };
 use crate::units::{Location, Lsn, SegmentId, SegmentSequence};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 /// A batch found in the tail.
 #[derive(Debug)]
-struct Found {
+pub(super) struct Found {
     /// Every payload block matches its checksum.
     whole: bool,
     /// A payload block that cannot be read.
     unreadable: Option<Location>,
     sequence: SegmentSequence,
     payload: Location,
-    table: TableCopy,
+    pub(super) table: Rc<TableCopy>,
+    /// Payload blocks that do not match their checksums, by their place in the payload.
+    pub(super) bad: Vec<u32>,
     /// Payload blocks of volume creations.
     created: Vec<Vec<u8>>,
 }
@@ -45,6 +49,7 @@ pub(super) struct Tail {
     empty: BTreeSet<(Lsn, u64)>,
     /// Highest LSN that a batch of an epoch calls durable.
     vouched: Lsn,
+    pub(super) older: Older,
     /// Every segment that was scanned.
     pub(super) scanned: Vec<Scanned>,
 }
@@ -82,7 +87,10 @@ impl Recovery {
     pub(super) fn tail_segments(&self) -> VecDeque<SegmentId> {
         let from = self.root.replay_from;
         let segments = self.store().segments.iter();
-        let tail = segments.filter(|(_, s)| s.state == State::Sealed && s.sequence >= from);
+        let older = self.tail.older.wanted().filter_map(|header| self.store().segments.of(header));
+        let older: BTreeSet<SegmentId> = older.collect();
+        let is_tail = |id, sequence| sequence >= from || older.contains(&id);
+        let tail = segments.filter(|(id, s)| s.state == State::Sealed && is_tail(*id, s.sequence));
         tail.map(|(id, _)| id).collect()
     }
 
@@ -130,7 +138,12 @@ impl Recovery {
             };
             at = (table.end().0 - start.0).min(blocks).max(at + 1);
             copies.extend(table.previous.map(|copy| (header.epoch, copy)));
-            let own = TableCopy { of, records: table.records, checksums: table.checksums };
+            let own = TableCopy {
+                of,
+                records: table.records,
+                checksums: table.checksums,
+                inline: table.inline,
+            };
             self.note(&seal, header.epoch, sequence, own, start, image);
         }
         for (epoch, copy) in copies {
@@ -144,7 +157,10 @@ impl Recovery {
         }
         scanned.first = spans.iter().map(|span| span.lsn).min();
         scanned.hidden = hidden_header(&seal, sequence, start, image, &spans);
-        self.tail.scanned.push(scanned);
+        // An older one was scanned for entries of groups: the log does not end there.
+        if sequence >= self.root.replay_from {
+            self.tail.scanned.push(scanned);
+        }
     }
 
     fn note(
@@ -157,11 +173,12 @@ impl Recovery {
         image: &Image,
     ) {
         let lsn = table.of.lsn;
-        if lsn <= self.root.lsn {
+        if lsn <= self.root.lsn && !self.tail.older.wants(table.of.location) {
             return;
         }
         let payload = table.of.location.offset(table.of.header_blocks);
         let (mut whole, mut unreadable, mut created, mut at) = (true, None, Vec::new(), 0u32);
+        let mut bad = Vec::new();
         for record in &table.records {
             for i in 0..record.payload_blocks() {
                 let location = payload.offset(at);
@@ -178,14 +195,20 @@ impl Recovery {
                 let good = !block.is_empty()
                     && seal.block_checksum(identity, block) == table.checksums[at as usize];
                 whole &= good;
+                bad.extend((!good).then_some(at));
                 if record.kind == RecordKind::VolumeCreate && good {
                     created.push(block.to_vec());
                 }
                 at += 1;
             }
         }
-        let found = Found { whole, unreadable, sequence, payload, table, created };
-        self.tail.batches.insert((lsn, epoch), found);
+        let table = Rc::new(table);
+        let found = Found { whole, unreadable, sequence, payload, table, bad, created };
+        if lsn <= self.root.lsn {
+            self.tail.older.insert(found);
+        } else {
+            self.tail.batches.insert((lsn, epoch), found);
+        }
     }
 
     /// Installs the tail in order; returns the last batch that counts, and whether any of them
@@ -258,5 +281,5 @@ fn install(store: &mut Store, lsn: Lsn, batch: &Found) -> Result<()> {
         payload: batch.payload,
         table: &batch.table,
     });
-    Ok(())
+    store.replay_groups(&batch.table, &batch.bad).map_err(|why| corrupt(&why))
 }

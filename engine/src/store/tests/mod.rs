@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk;
 mod exhaustive;
+mod groups;
 mod image;
 mod order;
 mod parts;

@@ -2,6 +2,7 @@
 //! Method: the same suites as the real ring; each fault class alone; the same seed again.
 mod basics;
 mod disks;
+mod groups;
 mod repeats;
 mod sockets;
 mod stores;

@@ -1,0 +1,174 @@
+//! A group on this thread: its log, and what its entries did to its volumes.
+//!
+//! Invariant: entries and other requests of a group take effect in the order of the calls.
+//! Must never know: the rules by which the owner appends, truncates and applies.
+
+use super::{LocalStore, LocalVolume};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{GroupEntry, GroupRequest, GroupState, Outcome, Request};
+use crate::units::{GroupId, LogId, VolumeId};
+use std::future::Future;
+use std::rc::Rc;
+
+/// A group of a [`LocalStore`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LocalGroup {
+    store: LocalStore,
+    id: GroupId,
+}
+
+impl LocalStore {
+    /// All groups that have left something in the store.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.inner.store.borrow().groups()
+    }
+
+    /// The group; it is made by the first durable change to it. Not 0.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> LocalGroup {
+        LocalGroup { store: self.clone(), id }
+    }
+}
+
+impl LocalGroup {
+    /// Its identity in the store.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The store it is in.
+    #[must_use]
+    pub fn store(&self) -> &LocalStore {
+        &self.store
+    }
+
+    /// What it knows of itself.
+    #[must_use]
+    pub fn state(&self) -> GroupState {
+        self.store.inner.store.borrow().group_state(self.id)
+    }
+
+    /// Makes a vote durable: at most [`crate::limits::VOTE_MAX_BYTES`] that only the owner
+    /// understands.
+    ///
+    /// # Errors
+    /// `Invalid` if it is too long or the store has no groups, `Failed` if the store failed.
+    pub async fn save_vote(&self, vote: &[u8]) -> Result<()> {
+        self.call(GroupRequest::Vote(vote.to_vec())).await.map(drop)
+    }
+
+    /// Waits until the store has room for more: call it before [`LocalGroup::append`].
+    ///
+    /// # Errors
+    /// `Closed` if the store is closed.
+    pub async fn room(&self) -> Result<()> {
+        self.store.room().await
+    }
+
+    /// Appends entries, in order; each is in the log whole or not at all. They can be read when
+    /// this returns; the future ends when all are durable.
+    ///
+    /// The first entry of all has index 0 or 1, every other follows the one before.
+    ///
+    /// # Errors
+    /// If they are refused, nothing is appended: `Invalid` if an entry breaks a bound or does not
+    /// follow, `NoSpace` if the store is full, too much is not applied or too much is retained,
+    /// `Failed` if the store failed. If the future says `NoSpace`, no segment could be had for some
+    /// of them: those, and what followed them, are not in the log any more; [`GroupState::last`]
+    /// tells what is.
+    pub fn append(
+        &self,
+        entries: Vec<GroupEntry>,
+    ) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let inner = &self.store.inner;
+        if inner.closed.get() {
+            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
+        }
+        let (call, token) = inner.calls.begin();
+        let now = inner.reactor.now();
+        let taken = inner.store.borrow_mut().append_entries(now, token, self.id, entries);
+        if let Err(error) = taken {
+            call.withdraw();
+            return Err(error);
+        }
+        inner.wake_driver();
+        Ok(async move { call.await.map(drop) })
+    }
+
+    /// Identity of an entry that is retained, or the last purged or applied.
+    #[must_use]
+    pub fn id_at(&self, index: u64) -> Option<LogId> {
+        self.store.inner.store.borrow().group_id_at(self.id, index)
+    }
+
+    /// The entry of this index, durable or not: from memory, or from the device and proved.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not in the log, `Corrupt` if it does not prove itself.
+    pub async fn read(&self, index: u64) -> Result<Rc<GroupEntry>> {
+        match self.call(GroupRequest::Read(index)).await? {
+            Outcome::Entry(entry) => Ok(entry),
+            _ => Err(Error::new(ErrorKind::Failed, "the store answered another question")),
+        }
+    }
+
+    /// Makes the entries after this index void, `None`: all of them. At once for readers, durable
+    /// when it returns.
+    ///
+    /// # Errors
+    /// `Invalid` if one of them is applied, `Failed` if the store failed.
+    pub async fn truncate_after(&self, index: Option<u64>) -> Result<()> {
+        let first = index.map_or(0, |index| index.saturating_add(1));
+        self.call(GroupRequest::Truncate(first)).await.map(drop)
+    }
+
+    /// Gives up the entries up to this one, which must be applied; durable when it returns. Waits
+    /// for a checkpoint if the durable one has not all of them applied.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not in the log or not applied, `Failed` if the store failed.
+    pub async fn purge(&self, upto: LogId) -> Result<()> {
+        self.call(GroupRequest::Purge(upto)).await.map(drop)
+    }
+
+    /// Applies the entries up to this index, in order, in memory: the volumes show their changes
+    /// when it returns. Index and `applied_head` are durable together, with the next checkpoint; a
+    /// restart begins with the durable one's, and they are to be applied again from there.
+    ///
+    /// # Errors
+    /// `Invalid` if entries are missing or not durable yet, `Corrupt` if one is damaged. Nothing
+    /// is applied then.
+    pub fn apply(&self, upto: u64, applied_head: Vec<u8>) -> Result<()> {
+        self.store.inner.store.borrow_mut().apply_entries(self.id, upto, applied_head)
+    }
+
+    /// The group's volumes and their sizes in bytes: those that applied entries created.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<(VolumeId, u64)> {
+        self.store.inner.store.borrow().group_volumes(self.id)
+    }
+
+    /// A volume of the group, to read from: it changes by entries only, and refuses the rest.
+    ///
+    /// # Errors
+    /// `NotFound` if no applied entry created it.
+    pub fn volume(&self, id: VolumeId) -> Result<LocalVolume> {
+        let found = self.volumes().into_iter().find(|(volume, _)| *volume == id);
+        let (id, size_bytes) = found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("the group has no volume {id}"))
+        })?;
+        Ok(self.store.volume_by_id(id, size_bytes))
+    }
+
+    /// Up to where the group should purge, if the store is short of segments that entries hold.
+    #[must_use]
+    pub fn purge_wanted(&self) -> Option<LogId> {
+        self.store.inner.store.borrow().purge_wanted(self.id)
+    }
+
+    async fn call(&self, request: GroupRequest) -> Result<Outcome> {
+        self.store.call(Request::Group { group: self.id, request }).await
+    }
+}
