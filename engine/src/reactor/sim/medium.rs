@@ -59,7 +59,8 @@ pub(super) fn copy_out(content: &Content, into: &mut [u8]) {
 /// A write of one block that is not durable.
 struct Version {
     content: Content,
-    /// A failed sync forgot it: it can still be read, and nothing makes it durable.
+    /// A failed sync forgot it: it can be read until the block is written again, and nothing makes
+    /// it durable.
     lost: bool,
 }
 
@@ -226,7 +227,8 @@ impl Medium {
         let due = |key: &(u64, u64), version: &mut Version| key.1 <= number && !version.lost;
         let due: Vec<_> = self.versions.extract_if(.., due).collect();
         let mut repaired = Vec::new();
-        for ((block, _), version) in due {
+        for ((block, number), version) in due {
+            self.drop_versions(block, number);
             if self.settle(block, version.content) {
                 repaired.push(block);
             }
@@ -238,7 +240,10 @@ impl Medium {
     pub(super) fn sync_block(&mut self, block: u64, number: u64) -> bool {
         let range = (block, 0)..=(block, number);
         let due = self.versions.extract_if(range, |_, version| !version.lost).last();
-        due.is_some_and(|(_, version)| self.settle(block, version.content))
+        due.is_some_and(|((_, number), version)| {
+            self.drop_versions(block, number);
+            self.settle(block, version.content)
+        })
     }
 
     /// A sync failed: what it was for can be read until the power goes.

@@ -276,6 +276,25 @@ fn failed_syncs_lose_or_revert_and_never_touch_what_was_durable() {
 }
 
 #[test]
+fn what_a_failed_sync_forgot_is_gone_when_it_is_written_again() {
+    for in_two_steps in [false, true] {
+        for seed in 0..30 {
+            let mut bench = Bench::new(seed, always(|faults| faults.sync_lost = Chance::ALWAYS));
+            bench.write(0, 8, 1, false).expect("written");
+            bench.sync().expect_err("fails");
+            let short = if in_two_steps { Chance::ALWAYS } else { Chance::NEVER };
+            bench.disk.set_faults(always(|faults| faults.short = short));
+            bench.write(0, 8, 2, in_two_steps).expect("written");
+            bench.sync().expect("makes the rest durable");
+            let written = bench.held();
+            assert!(written[..8 * BLOCK].iter().all(|byte| *byte == 2), "seed {seed}");
+            bench.crash(Crash::PowerLoss);
+            assert!(bench.held() == written, "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn a_lying_sync_loses_only_with_the_power_and_a_later_one_makes_up_for_it() {
     let mut lost = 0;
     for seed in 0..100 {

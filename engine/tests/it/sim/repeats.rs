@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Seed whose hash is known, and that hash. It changes with what the world draws or notes.
-const KNOWN: (u64, u64) = (42, 0x846f_6f39_b0d6_b1e4);
+const KNOWN: (u64, u64) = (42, 0x039a_d80f_099b_dc26);
 /// Tells a child of this test which seed to run.
 const SEED_VARIABLE: &str = "ASHLAR_SIM_SEED";
 
