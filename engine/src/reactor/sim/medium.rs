@@ -193,9 +193,7 @@ impl Medium {
     /// A block is on the medium; what was volatile of it is overwritten. True if damage was.
     pub(super) fn put_durable(&mut self, block: u64, bytes: &[u8]) -> bool {
         self.mark_written(block);
-        if !self.versions.is_empty() {
-            self.drop_versions(block, u64::MAX);
-        }
+        self.drop_versions(block, u64::MAX);
         let place = &mut self.durable[block as usize];
         if self.previous.is_none()
             && let Some(unique) = place.as_mut().and_then(Rc::get_mut)
@@ -206,7 +204,11 @@ impl Medium {
         self.settle(block, content(bytes))
     }
 
+    /// What was volatile of a block is overwritten, forgotten or not.
     fn drop_versions(&mut self, block: u64, up_to: u64) {
+        if self.versions.is_empty() {
+            return;
+        }
         self.versions.extract_if((block, 0)..=(block, up_to), |_, _| true).for_each(drop);
     }
 
@@ -219,6 +221,12 @@ impl Medium {
         !self.damage.is_empty() && self.damage.remove(&block).is_some()
     }
 
+    /// A version becomes what a block durably is. True if that overwrote damage.
+    fn settle_version(&mut self, block: u64, number: u64, version: Version) -> bool {
+        self.drop_versions(block, number);
+        self.settle(block, version.content)
+    }
+
     /// Makes durable what was written up to `number`. Returns the blocks whose damage went.
     pub(super) fn sync(&mut self, number: u64) -> Vec<u64> {
         if self.versions.is_empty() {
@@ -228,8 +236,7 @@ impl Medium {
         let due: Vec<_> = self.versions.extract_if(.., due).collect();
         let mut repaired = Vec::new();
         for ((block, number), version) in due {
-            self.drop_versions(block, number);
-            if self.settle(block, version.content) {
+            if self.settle_version(block, number, version) {
                 repaired.push(block);
             }
         }
@@ -240,10 +247,7 @@ impl Medium {
     pub(super) fn sync_block(&mut self, block: u64, number: u64) -> bool {
         let range = (block, 0)..=(block, number);
         let due = self.versions.extract_if(range, |_, version| !version.lost).last();
-        due.is_some_and(|((_, number), version)| {
-            self.drop_versions(block, number);
-            self.settle(block, version.content)
-        })
+        due.is_some_and(|((_, number), version)| self.settle_version(block, number, version))
     }
 
     /// A sync failed: what it was for can be read until the power goes.

@@ -27,10 +27,10 @@
 //!   a read or write, of which blocks up to some point are transferred, volatile. `Full` fails a
 //!   write that needs a block never written before; blocks before that may land, volatile. None
 //!   touches another sector.
-//! - `SyncLost` fails a sync: what it was for reads back, and the next power loss takes it for
-//!   certain, whatever is synced later. `SyncReverted` fails a sync: any subset of the blocks it
-//!   was for is as it was durable. `SyncLied` reports a sync or a sync write done that was not; a
-//!   later sync makes up for it. None changes what was durable.
+//! - `SyncLost` fails a sync: what it was for reads back until it is written again, and the next
+//!   power loss takes it for certain, whatever is synced later. `SyncReverted` fails a sync: any
+//!   subset of the blocks it was for is as it was durable. `SyncLied` reports a sync or a sync
+//!   write done that was not; a later sync makes up for it. None changes what was durable.
 //! - `MisdirectedWrite` puts a sync write elsewhere on the disk, whole, and leaves its own place as
 //!   it was. `MisdirectedRead` reads from elsewhere. Neither touches a third place.
 //! - `BitRot`, `Garbage`, `Zeroed` and `Stale` change one bit or one sector at rest, durable or

@@ -285,7 +285,8 @@ fn what_a_failed_sync_forgot_is_gone_when_it_is_written_again() {
             let short = if in_two_steps { Chance::ALWAYS } else { Chance::NEVER };
             bench.disk.set_faults(always(|faults| faults.short = short));
             bench.write(0, 8, 2, in_two_steps).expect("written");
-            bench.sync().expect("makes the rest durable");
+            assert_eq!(bench.count(FaultKind::Short), u64::from(in_two_steps));
+            bench.sync().expect("makes what is volatile durable");
             let written = bench.held();
             assert!(written[..8 * BLOCK].iter().all(|byte| *byte == 2), "seed {seed}");
             bench.crash(Crash::PowerLoss);
