@@ -25,6 +25,9 @@ struct Piece {
     at: u32,
     count: u32,
     location: Location,
+    /// Life of the segment when the read was planned. A part that is in does not keep its segment
+    /// from being used again while other parts are still awaited.
+    sequence: SegmentSequence,
     check: Check,
 }
 
@@ -126,7 +129,8 @@ impl Store {
             let place = stretch.place.filter(|(location, _)| *location != RESERVED);
             let location = place.map(|(location, _)| location);
             if let Some((location, check)) = place {
-                pieces.push(Piece { at, count: blocks, location, check });
+                let sequence = self.sequence_of(location);
+                pieces.push(Piece { at, count: blocks, location, sequence, check });
             }
             match parts.last_mut() {
                 Some(last) if last.location.map(|l| l.offset(last.blocks)) == location => {
@@ -322,7 +326,6 @@ impl Store {
                 part += 1;
             }
             let Part { buffer: Some(buffer), at, .. } = &state.parts[part] else { return 1 };
-            let sequence = self.sequence_of(piece.location);
             let start = (piece.at - at) as usize * BLOCK_SIZE_BYTES;
             let bytes = buffer[start..].chunks_exact(BLOCK_SIZE_BYTES).take(piece.count as usize);
             for (i, data) in bytes.enumerate() {
@@ -335,7 +338,7 @@ impl Store {
                     }
                 };
                 let identity = BlockIdentity {
-                    sequence,
+                    sequence: piece.sequence,
                     location,
                     volume: state.volume,
                     block: state.first.offset(u64::from(piece.at) + i as u64),

@@ -31,6 +31,8 @@ pub(in crate::store) struct Disk {
     pub(super) full_from: Option<u64>,
     /// Blocks whose every read fails.
     pub(super) unreadable: BTreeSet<usize>,
+    /// Reads from here do not end for now.
+    pub(super) stalled_at: Option<u64>,
 }
 
 impl Disk {
@@ -45,6 +47,7 @@ impl Disk {
             writes: 0,
             full_from: None,
             unreadable: BTreeSet::new(),
+            stalled_at: None,
         }
     }
 
@@ -111,10 +114,18 @@ impl Disk {
 
     /// Ends one operation, any of those submitted.
     pub(super) fn step(&mut self) -> Option<DeviceCompletion> {
-        if self.queue.is_empty() {
+        let stalled_at = self.stalled_at;
+        let stalls = |op: &DeviceOp| match op {
+            DeviceOp::Read { offset_bytes, .. } => stalled_at == Some(*offset_bytes),
+            _ => false,
+        };
+        if self.in_flight().all(stalls) {
             return None;
         }
-        let at = self.random(self.queue.len());
+        let mut at = self.random(self.queue.len());
+        while stalls(&self.queue[at].op) {
+            at = (at + 1) % self.queue.len();
+        }
         let Submitted { token, op } = self.queue.swap_remove(at);
         let changes = !matches!(op, DeviceOp::Read { .. });
         if changes {

@@ -5,7 +5,7 @@ use super::*;
 use crate::format::SUPERBLOCK_LOCATIONS;
 use crate::reactor::DeviceOp;
 use crate::store::segments::Segments;
-use crate::units::Lsn;
+use crate::units::{Location, Lsn};
 
 fn is_superblock(op: &&DeviceOp) -> bool {
     let DeviceOp::Write { offset_bytes, .. } = op else { return false };
@@ -169,4 +169,52 @@ fn the_last_root_lives_until_the_superblocks_name_the_next() {
         assert!(bench.step());
     }
     assert_eq!(meanwhile, [live(&bench) + 2 * root_blocks; 2]);
+}
+
+/// A block that was read belongs to the life its segment had then, also if another block of the
+/// same read comes so late that the segment is in its next life.
+#[test]
+fn a_read_outlives_a_segment_that_it_needs_no_more() {
+    let mut bench = Bench::small(25);
+    let volume = bench.create("vm0", 4000);
+    let first = bench.block(1, 1);
+    let mut expected = first.to_vec();
+    bench.write(volume, 0, first).expect("write");
+    for i in 0..40 {
+        let data = bench.block(250, i);
+        bench.write(volume, 1000 + i % 4 * 250, data).expect("write");
+    }
+    let second = bench.block(1, 2);
+    expected.extend_from_slice(&second);
+    bench.write(volume, 1, second).expect("write");
+    bench.run();
+    bench.replies.clear();
+    let token = bench.request(Request::Read { volume, first: BlockIndex(0), count: 2 });
+    let places: Vec<u64> = bench.disk.in_flight().filter_map(read_from).collect();
+    let [early, late] = places[..] else { panic!("two places, not {places:?}") };
+    bench.disk.stalled_at = Some(late);
+    bench.run();
+    let location = Location((early / BLOCK_SIZE_BYTES as u64) as u32);
+    let life = bench.store.sequence_of(location);
+    for i in 0..200 {
+        let data = bench.block(250, i);
+        bench.write(volume, i % 4 * 250, data).expect("write");
+        if i % 10 == 0 {
+            bench.call(Request::Checkpoint).expect("checkpoint");
+        }
+    }
+    bench.run();
+    assert_ne!(bench.store.sequence_of(location), life, "the segment was not used again");
+    bench.replies.clear();
+    bench.disk.stalled_at = None;
+    assert!(bench.step());
+    let reply = bench.replies.pop().expect("answered without another look at the device");
+    let Ok(Outcome::Read(parts)) = reply.result else { panic!("{reply:?}") };
+    assert_eq!(reply.token, token);
+    assert!(parts.iter().flat_map(|part| part.to_vec()).collect::<Vec<u8>>() == expected);
+}
+
+fn read_from(op: &DeviceOp) -> Option<u64> {
+    let DeviceOp::Read { offset_bytes, .. } = op else { return None };
+    Some(*offset_bytes)
 }
