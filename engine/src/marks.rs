@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All marks.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 37] = [
     "recovery: a read was done again block by block",
     "recovery: a superblock copy was damaged",
     "recovery: a root's mirror was used",
@@ -17,6 +17,7 @@ pub const NAMES: [&str; 36] = [
     "recovery: a segment in use had lost its headers",
     "recovery: nothing to replay",
     "recovery: the tail was replayed",
+    "recovery: a segment the checkpoint knows all of was left out",
     "recovery: the torn tail was cut",
     "recovery: a void batch was passed over",
     "recovery: a batch was found by its copy",

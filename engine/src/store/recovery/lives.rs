@@ -7,9 +7,51 @@
 use super::image::Image;
 use super::{ReadResult, Recovery, Step, unreadable};
 use crate::error::Result;
-use crate::format::{SegmentHeader, peek_sequence};
-use crate::units::{BLOCK_SIZE_BYTES, SegmentId};
-use std::collections::VecDeque;
+use crate::format::{BatchHeader, FLAG_COLD, SegmentHeader, decode_batch, peek_sequence};
+use crate::units::{BLOCK_SIZE_BYTES, Lsn, SegmentId, SegmentSequence};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How far each append point had come when the checkpoint was made.
+///
+/// An append point fills one segment after the other, and batches are numbered as they leave: one
+/// whose first batch the checkpoint knows has nothing that it does not know in segments before.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Whether a segment was the cold append point's, where its first blocks tell.
+    heats: BTreeMap<SegmentId, bool>,
+    /// Of the hot and the cold one: the newest segment whose first batch the checkpoint knows.
+    reached: [SegmentSequence; 2],
+}
+
+impl Progress {
+    /// `life`: the one that the segment is in.
+    fn note(
+        &mut self,
+        (id, life): (SegmentId, SegmentSequence),
+        own: Option<&SegmentHeader>,
+        first: Option<&BatchHeader>,
+        checkpoint: Lsn,
+    ) {
+        let own = own.filter(|header| header.sequence == life).map(|header| header.flags);
+        let Some(flags) = own.or(first.map(|header| header.flags)) else { return };
+        let is_cold = flags & FLAG_COLD != 0;
+        self.heats.insert(id, is_cold);
+        if first.is_some_and(|header| header.lsn <= checkpoint) {
+            let reached = &mut self.reached[usize::from(is_cold)];
+            *reached = life.max(*reached);
+        }
+    }
+
+    /// Whether everything in this segment is older than the checkpoint.
+    pub(super) fn is_behind(&self, id: SegmentId, life: SegmentSequence) -> bool {
+        let reached = |cold: &bool| self.reached[usize::from(*cold)];
+        let behind = self.heats.get(&id).is_some_and(|cold| life < reached(cold));
+        if behind {
+            sometimes!("recovery: a segment the checkpoint knows all of was left out");
+        }
+        behind
+    }
+}
 
 impl Recovery {
     /// Takes the first two blocks of segments from `next` on.
@@ -33,10 +75,14 @@ impl Recovery {
             let header = header.and_then(|b| SegmentHeader::decode(&store.seal, start, b).ok());
             let second = bytes.get(BLOCK_SIZE_BYTES..).unwrap_or(&[]);
             let first = peek_sequence(&store.seal, start.offset(1), second);
-            match (header.map(|header| header.sequence), first) {
+            match (header.as_ref().map(|header| header.sequence), first) {
                 (Some(own), Some(first)) if own < first => unknown.push_back(id),
                 (Some(sequence), _) | (None, Some(sequence)) => {
                     store.segments.restore(id, sequence);
+                    let table = decode_batch(&store.seal, sequence, start.offset(1), second).ok();
+                    let first = table.as_ref().map(|table| &table.header);
+                    let segment = (id, sequence);
+                    self.progress.note(segment, header.as_ref(), first, self.root.lsn);
                 }
                 _ if is_unused && result.is_ok() && bytes.iter().all(|byte| *byte == 0) => {}
                 _ => {

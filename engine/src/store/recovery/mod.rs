@@ -31,6 +31,7 @@ use crate::format::{
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BLOCKS_MAX};
 use crate::units::{BLOCK_SIZE_BYTES, Location, Lsn, Nanos, SegmentId};
 use image::{Again, Image};
+use lives::Progress;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -91,6 +92,7 @@ pub struct Recovery {
     chunks: Vec<(ChunkRef, Buffer)>,
     root: Root,
     store: Option<Box<Store>>,
+    progress: Progress,
     tail: Tail,
     read_only: bool,
 }
@@ -109,6 +111,7 @@ impl Recovery {
             chunks: Vec::new(),
             root: Root::default(),
             store: None,
+            progress: Progress::default(),
             tail: Tail::default(),
             read_only,
         }

@@ -89,7 +89,9 @@ impl Recovery {
         let segments = self.store().segments.iter();
         let older = self.tail.older.wanted().filter_map(|header| self.store().segments.of(header));
         let older: BTreeSet<SegmentId> = older.collect();
-        let is_tail = |id, sequence| sequence >= from || older.contains(&id);
+        let is_tail = |id, sequence| {
+            (sequence >= from && !self.progress.is_behind(id, sequence)) || older.contains(&id)
+        };
         let tail = segments.filter(|(id, s)| s.state == State::Sealed && is_tail(*id, s.sequence));
         tail.map(|(id, _)| id).collect()
     }

@@ -291,3 +291,39 @@ fn the_second_batch_of_a_segment_waits_for_the_first() {
     bench.run();
     bench.audit();
 }
+
+/// Checkpoints fill a segment so slowly that the log is far ahead of the one they lie in.
+#[test]
+fn a_restart_reads_what_follows_the_checkpoint() {
+    let mut bench = Bench::small(45);
+    let volume = bench.create("vm0", 8000);
+    bench.run();
+    let write = |bench: &mut Bench, i: u64| {
+        let data = bench.block(200, i);
+        bench.write(volume, i % 20 * 200, data).expect("write");
+    };
+    for i in 0..20 {
+        write(&mut bench, i);
+        if i % 5 == 4 {
+            bench.call(Request::Checkpoint).expect("checkpoint");
+        }
+    }
+    bench.run();
+    let lives = bench.store.segments.iter().map(|(_, segment)| segment.sequence);
+    let begun = lives.filter(|life| life.0 > 0).count();
+    assert!(begun > 4, "{begun} segments were begun");
+    for i in 20..22 {
+        write(&mut bench, i);
+    }
+    bench.disk.crash();
+    let (mut bench, bytes) = Bench::open_counted(bench.disk).expect("recovers");
+    let segment = bench.store.segments.segment_blocks() as usize * BLOCK_SIZE_BYTES;
+    let least = bytes / segment;
+    assert!(least <= 3, "{least} segments were read: hot, cold, and what followed are 3");
+    for i in 2..22u64 {
+        let expected = bench.block(200, i).to_vec();
+        assert!(bench.read(volume, i % 20 * 200, 200).expect("reads") == expected, "write {i}");
+    }
+    bench.run();
+    bench.audit();
+}

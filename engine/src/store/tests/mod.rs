@@ -52,19 +52,27 @@ impl Bench {
         Bench::format(STORE_MIN_BYTES, seed)
     }
 
-    pub(super) fn open(mut disk: Disk) -> Result<Bench> {
+    pub(super) fn open(disk: Disk) -> Result<Bench> {
+        Bench::open_counted(disk).map(|(bench, _)| bench)
+    }
+
+    /// Also how many bytes were read.
+    pub(super) fn open_counted(mut disk: Disk) -> Result<(Bench, usize)> {
         let pool = pool();
         let mut recovery = Recovery::new(pool.clone(), disk.bytes(), false);
+        let mut bytes = 0;
         loop {
             let wave = recovery.poll_wave();
             if wave.is_empty() {
                 break;
             }
+            bytes += wave.iter().map(|read| read.bytes).sum::<usize>();
             let results = wave.iter().map(|read| disk.read_now(&pool, *read)).collect();
             recovery.handle_wave(results)?;
         }
         let store = recovery.finish(Nanos(0))?;
-        Ok(Bench { store, disk, pool, now: Nanos(0), replies: Vec::new(), next_token: 0 })
+        let replies = Vec::new();
+        Ok((Bench { store, disk, pool, now: Nanos(0), replies, next_token: 0 }, bytes))
     }
 
     /// Loses what is not durable and opens what is left.
