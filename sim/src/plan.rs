@@ -285,7 +285,7 @@ impl Plan {
             disk.misdirected_write = chance(&mut random, 0, 10_000);
         }
         if let Some(mut random) = draw(Class::Full) {
-            disk.full_from_bytes = Some((30 << 20) + (random.below(30) << 20));
+            disk.full_from_bytes = Some((22 << 20) + (random.below(38) << 20));
         }
         self.disk = disk;
     }

@@ -449,11 +449,15 @@ impl Log {
         self.reserve_open = open;
     }
 
+    /// Whether something has gathered at an append point that has no segment.
+    pub(crate) fn waits_without_segment(&self, heat: Heat) -> bool {
+        let point = &self.points[heat as usize];
+        !point.batch.records.is_empty() && point.segment.is_none()
+    }
+
     /// Whether data writes wait for a free segment.
     pub(crate) fn is_starved(&self, segments: &Segments) -> bool {
-        let hot = &self.points[Heat::Hot as usize];
-        !hot.batch.records.is_empty()
-            && hot.segment.is_none()
+        self.waits_without_segment(Heat::Hot)
             && segments.free() <= if segments.are_new() { 0 } else { reserved_segments(segments) }
     }
 }

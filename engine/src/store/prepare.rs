@@ -6,7 +6,7 @@
 //! reserve: else a full file system could leave it data that nothing can be trimmed from.
 //! Must never know: what segments are used for.
 
-use super::log::reserved_segments;
+use super::log::{Heat, reserved_segments};
 use super::{Io, Store, Waiting};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind};
@@ -148,14 +148,21 @@ impl Store {
 
     /// No segment is left, the file system has no room for more (or there are no more), and nothing
     /// in the store can be cleaned, as damage keeps it where it is: what has gathered leaves into
-    /// the reserve, which is there for this; data that only waits, or comes now, is refused.
+    /// the reserve, which is there for this; data that only waits, or comes now, is refused. Once
+    /// the reserve is used up as well, nothing can be written down: nobody may wait for that.
     pub(super) fn relieve(&mut self) {
         // Begins when nothing is under way that could help; lasts until there is a segment.
         let stands_still = self.waits_for_segment() && self.log.has_landed();
-        self.spent = (self.spent || stands_still) && self.is_hopeless();
+        let is_stranded = self.is_stranded();
+        self.spent = is_stranded || ((self.spent || stands_still) && self.is_hopeless());
         self.log.set_reserve_open(self.spent);
         if !self.spent {
             return;
+        }
+        if is_stranded || (stands_still && self.is_used_up()) {
+            sometimes!("prepare: the reserve was used up");
+            let why = self.no_segment();
+            return self.fail(&format!("the reserve is used up: {why}"));
         }
         sometimes!("prepare: data took the reserve");
         for waiting in std::mem::take(&mut self.waiting) {
@@ -179,6 +186,19 @@ impl Store {
             && (self.device_full || self.segments.unprepared() == 0)
             && self.segments.empty() == 0
             && !self.entries_hold_segments()
+    }
+
+    /// Whether what the cold append point has gathered waits for a segment that will never be
+    /// there: only checkpoints make segments free, and they are written at this append point.
+    fn is_stranded(&self) -> bool {
+        self.log.waits_without_segment(Heat::Cold) && self.log.has_landed() && self.is_used_up()
+    }
+
+    /// Whether there is no segment at all, and none is being prepared.
+    fn is_used_up(&self) -> bool {
+        let tries = self.preparing.as_ref().is_some_and(|segment| segment.retry_at.is_none());
+        let may_prepare = self.segments.unprepared() > 0 && (tries || !self.device_full);
+        self.segments.free() == 0 && !may_prepare && !self.segments.are_new()
     }
 
     /// Why data is refused in a store that is [`Store::spent`].

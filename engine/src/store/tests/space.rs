@@ -79,6 +79,50 @@ fn a_store_that_cannot_be_cleaned_says_that_it_is_full() {
     assert_eq!(bench.store.status().data_bytes, 96 * 4096);
 }
 
+/// Where nothing can be cleaned, every restart opens a segment of the reserve. Once that is used up
+/// not even a trim can be written down: nobody waits for ever, and what was acknowledged is there.
+#[test]
+fn a_reserve_that_is_used_up_fences_the_store() {
+    let mut bench = Bench::small(16);
+    let blocks = bench.store.status().capacity_bytes / 4096 / 40 * 32;
+    let volume = bench.create("vm0", blocks);
+    assert_eq!(fill(&mut bench, volume, blocks), blocks);
+    bench.disk.unreadable = (512..bench.disk.bytes() as usize / 4096).collect();
+    let filled = (0..blocks).step_by(32).flat_map(|first| bench.block(32, first).to_vec());
+    let mut expected: Vec<u8> = filled.collect();
+    let mut lives = 0;
+    let (block, error) = 'lives: loop {
+        for round in 0..4 * blocks {
+            let block = (lives + round * 7919) % blocks;
+            let data = bench.block(1, lives << 32 | round);
+            let written = data.to_vec();
+            match bench.write(volume, block, data) {
+                Ok(_) => place(&mut expected, block).copy_from_slice(&written),
+                Err(error) if error.kind() == ErrorKind::NoSpace => break,
+                Err(error) => break 'lives (block, error),
+            }
+        }
+        lives += 1;
+        assert!(lives < 20, "there is room again and again");
+        let unreadable = std::mem::take(&mut bench.disk.unreadable);
+        bench = bench.crash().expect("recovers");
+        bench.disk.unreadable = unreadable;
+    };
+    assert!(lives > 2 && error.kind() == ErrorKind::Failed, "{lives}: {error}");
+    assert!(error.to_string().contains("the reserve is used up"), "{error}");
+    assert!(bench.store.status().segments.free == 0 && bench.store.is_idle());
+    bench.disk.unreadable.clear();
+    let mut bench = bench.crash().expect("recovers");
+    for other in (0..blocks).filter(|other| *other != block) {
+        let found = bench.read(volume, other, 1).expect("reads");
+        assert!(found == place(&mut expected, other), "block {other}");
+    }
+}
+
+fn place(volume: &mut [u8], block: u64) -> &mut [u8] {
+    &mut volume[block as usize * BLOCK_SIZE_BYTES..][..BLOCK_SIZE_BYTES]
+}
+
 #[test]
 fn overwriting_for_long_cleans_and_keeps_everything() {
     let mut bench = Bench::small(10);
