@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All marks.
-pub const NAMES: [&str; 38] = [
+pub const NAMES: [&str; 37] = [
     "recovery: a read was done again block by block",
     "recovery: a superblock copy was damaged",
     "recovery: a root's mirror was used",
@@ -39,7 +39,6 @@ pub const NAMES: [&str; 38] = [
     "store: fenced",
     "prepare: failed, the device is full",
     "prepare: data took the reserve",
-    "prepare: the reserve was used up",
     "cleaner: a victim was chosen",
     "cleaner: blocks were moved",
     "cleaner: a victim could not be read",

@@ -160,7 +160,6 @@ impl Store {
             return;
         }
         if is_stranded || (stands_still && self.is_used_up()) {
-            sometimes!("prepare: the reserve was used up");
             let why = self.no_segment();
             return self.fail(&format!("the reserve is used up: {why}"));
         }
