@@ -201,6 +201,8 @@ pub struct Store {
     device_full: bool,
     /// No segment is left for data, and nothing the store can do makes one.
     spent: bool,
+    /// Since when not even the reserve has one.
+    used_up_since: Option<Nanos>,
     counters: Counters,
     failed: Option<Error>,
     read_only: bool,

@@ -23,6 +23,8 @@ const WRITE_BYTES: usize = 1 << 20;
 const WRITES_IN_FLIGHT: [usize; 2] = [2, 8];
 /// After a failure, wait this long before trying again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A store that can write nothing more waits for room in the file system for this long.
+const NO_ROOM_MAX: Duration = Duration::from_secs(60);
 
 /// The segment being prepared.
 #[derive(Debug)]
@@ -130,7 +132,9 @@ impl Store {
     /// When to try again to get room that somebody waits for. Without anybody the next request
     /// tries.
     pub(super) fn prepare_timeout(&self) -> Option<Nanos> {
-        let waits = self.waits_for_segment() || !self.waiting.is_empty();
+        let waits = self.waits_for_segment()
+            || !self.waiting.is_empty()
+            || self.log.waits_without_segment(Heat::Cold);
         self.preparing.as_ref()?.retry_at.filter(|_| waits)
     }
 
@@ -149,19 +153,25 @@ impl Store {
     /// No segment is left, the file system has no room for more (or there are no more), and nothing
     /// in the store can be cleaned, as damage keeps it where it is: what has gathered leaves into
     /// the reserve, which is there for this; data that only waits, or comes now, is refused. Once
-    /// the reserve is used up as well, nothing can be written down: nobody may wait for that.
+    /// the reserve is used up as well, nothing can be written down: who waits for that does not
+    /// wait for ever.
     pub(super) fn relieve(&mut self) {
         // Begins when nothing is under way that could help; lasts until there is a segment.
         let stands_still = self.waits_for_segment() && self.log.has_landed();
-        let is_stranded = self.is_stranded();
+        let is_stranded = self.is_used_up(Heat::Cold);
         self.spent = is_stranded || ((self.spent || stands_still) && self.is_hopeless());
         self.log.set_reserve_open(self.spent);
         if !self.spent {
+            self.used_up_since = None;
             return;
         }
-        if is_stranded || (stands_still && self.is_used_up()) {
-            let why = self.no_segment();
-            return self.fail(&format!("the reserve is used up: {why}"));
+        if is_stranded || self.is_used_up(Heat::Hot) {
+            let since = *self.used_up_since.get_or_insert(self.now);
+            let is_over = self.now.since(since) >= NO_ROOM_MAX || !self.device_full;
+            if is_over {
+                let why = self.no_segment();
+                return self.fail(&format!("the reserve is used up: {why}"));
+            }
         }
         sometimes!("prepare: data took the reserve");
         for waiting in std::mem::take(&mut self.waiting) {
@@ -187,17 +197,16 @@ impl Store {
             && !self.entries_hold_segments()
     }
 
-    /// Whether what the cold append point has gathered waits for a segment that will never be
-    /// there: only checkpoints make segments free, and they are written at this append point.
-    fn is_stranded(&self) -> bool {
-        self.log.waits_without_segment(Heat::Cold) && self.log.has_landed() && self.is_used_up()
-    }
-
-    /// Whether there is no segment at all, and none is being prepared.
-    fn is_used_up(&self) -> bool {
+    /// Whether what an append point has gathered lacks a segment, and none is there or being
+    /// prepared. At the cold one that is the end: only a checkpoint makes segments free, and it is
+    /// written there.
+    fn is_used_up(&self, heat: Heat) -> bool {
         let tries = self.preparing.as_ref().is_some_and(|segment| segment.retry_at.is_none());
-        let may_prepare = self.segments.unprepared() > 0 && (tries || !self.device_full);
-        self.segments.free() == 0 && !may_prepare && !self.segments.are_new()
+        self.log.waits_without_segment(heat)
+            && self.log.has_landed()
+            && self.segments.free() == 0
+            && !tries
+            && (self.device_full || self.segments.unprepared() == 0)
     }
 
     /// Why data is refused in a store that is [`Store::spent`].

@@ -383,6 +383,7 @@ fn empty_store(pool: &BufferPool, superblock: Superblock, read_only: bool) -> St
         has_reserve: false,
         device_full: false,
         spent: false,
+        used_up_since: None,
         counters: Counters::default(),
         failed: None,
         read_only,

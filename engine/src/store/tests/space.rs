@@ -221,6 +221,19 @@ fn room_that_comes_back_is_found_by_who_waits() {
 }
 
 #[test]
+fn room_that_does_not_come_back_is_awaited_for_a_minute() {
+    let mut bench = Bench::small(12);
+    bench.disk.full_from = Some(0);
+    let started = bench.now;
+    let create = Request::CreateVolume { name: "vm0".into(), size_bytes: 1 << 20 };
+    let error = bench.call(create).expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Failed);
+    assert!(error.to_string().contains("the file system under the store is full"), "{error}");
+    assert_eq!(bench.now.since(started).as_secs(), 60);
+    assert!(bench.store.is_idle() && bench.store.poll_timeout().is_none());
+}
+
+#[test]
 fn a_new_segment_that_cannot_be_written_fences_the_store() {
     let mut bench = Bench::small(13);
     bench.disk.fail_after = Some(0);
