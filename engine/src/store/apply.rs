@@ -274,7 +274,7 @@ impl Store {
         let freed = &mut |location, count| ledger.freed(location, count);
         index.delete(volume, freed, &mut |chunk| chunks.push(chunk));
         for chunk in chunks {
-            self.checkpointer.image_gone(chunk);
+            self.checkpointer.volume_gone(chunk);
         }
     }
 }

@@ -84,6 +84,8 @@ pub(super) struct Checkpointer {
     tokens: Vec<u64>,
     run: Option<Run>,
     chunks: BTreeMap<ChunkNumber, Chunk>,
+    /// Chunks with images that count only until the running checkpoint ends.
+    gone: Vec<ChunkNumber>,
     next_number: ChunkNumber,
     root: Option<Copies>,
     /// What the durable checkpoint says of the groups.
@@ -152,6 +154,16 @@ impl Checkpointer {
     pub(super) fn image_gone(&mut self, chunk: ChunkNumber) {
         if let Some(chunk) = self.chunks.get_mut(&chunk) {
             chunk.live_images -= 1;
+        }
+    }
+
+    /// The volume of an image in this chunk is gone. A checkpoint that began before has the volume:
+    /// for as long as it is written, the image counts.
+    pub(super) fn volume_gone(&mut self, chunk: ChunkNumber) {
+        if self.run.is_some() {
+            self.gone.push(chunk);
+        } else {
+            self.image_gone(chunk);
         }
     }
 
@@ -349,7 +361,7 @@ impl Store {
         let number = self.checkpointer.restore_chunk(reference, leaves.clone());
         for (volume, leaf) in leaves {
             if !self.index.set_chunk(volume, leaf, number) {
-                self.checkpointer.image_gone(number);
+                self.checkpointer.volume_gone(number);
             }
         }
     }
@@ -390,6 +402,9 @@ impl Store {
                 let ChunkRef { location, mirror, blocks, .. } = chunk.reference;
                 freed.extend([(location, blocks), (mirror, blocks)]);
             }
+        }
+        for chunk in std::mem::take(&mut self.checkpointer.gone) {
+            self.checkpointer.image_gone(chunk);
         }
         for old in std::mem::replace(&mut self.checkpointer.groups, run.root.groups) {
             freed.extend([(old.location, old.blocks), (old.mirror, old.blocks)]);

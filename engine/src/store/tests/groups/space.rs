@@ -150,6 +150,32 @@ fn a_volume_created_anew_is_empty() {
     }
 }
 
+/// A checkpoint is of the moment it began: of a volume that an entry deletes meanwhile it has all,
+/// images it writes and images of checkpoints before, since that entry is applied again.
+#[test]
+fn a_checkpoint_has_volumes_that_are_deleted_meanwhile() {
+    for is_saved in [false, true] {
+        let mut bench = Bench::small(227);
+        bench.append_one(G, id(1), b"", vec![create(V), bench.put(V, 0, 30, 1)]);
+        bench.store.apply_entries(G, 1, Vec::new()).expect("applies");
+        if is_saved {
+            bench.call(Request::Checkpoint).expect("a checkpoint");
+        }
+        bench.append_one(G, id(2), b"", vec![Change::DeleteVolume { volume: V }]);
+        let token = bench.request(Request::Checkpoint);
+        bench.store.apply_entries(G, 2, Vec::new()).expect("applies");
+        bench.wait(token).expect("a checkpoint");
+        let mut bench = bench.crash().expect("recovers");
+        assert_eq!(bench.store.group_state(G).applied, Some(id(1)));
+        assert!(bench.read(V, 0, 30).expect("reads") == bench.block(30, 1).to_vec());
+        bench.store.apply_entries(G, 2, Vec::new()).expect("applies again");
+        bench.call(Request::Checkpoint).expect("a checkpoint");
+        bench.run();
+        bench.audit();
+        assert_eq!(bench.store.status().data_bytes, 0);
+    }
+}
+
 #[test]
 fn what_a_group_refuses() {
     let mut bench = Bench::small(225);
