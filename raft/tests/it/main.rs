@@ -1,2 +1,5 @@
 //! Integration tests of placement groups, one binary.
+
+mod encoding;
+mod runtime;
 mod transport;
