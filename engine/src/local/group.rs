@@ -141,7 +141,17 @@ impl LocalGroup {
     /// `Invalid` if entries are missing or not durable yet, `Corrupt` if one is damaged. Nothing
     /// is applied then.
     pub fn apply(&self, upto: u64, applied_head: Vec<u8>) -> Result<()> {
-        self.store.inner.store.borrow_mut().apply_entries(self.id, upto, applied_head)
+        self.apply_except(upto, &[], applied_head)
+    }
+
+    /// As [`LocalGroup::apply`], but the entries of these indexes change nothing: the owner found
+    /// that they must not. It must find the same when it applies them again after a restart.
+    ///
+    /// # Errors
+    /// As [`LocalGroup::apply`].
+    pub fn apply_except(&self, upto: u64, skipped: &[u64], applied_head: Vec<u8>) -> Result<()> {
+        let mut store = self.store.inner.store.borrow_mut();
+        store.apply_entries_except(self.id, upto, skipped, applied_head)
     }
 
     /// The group's volumes and their sizes in bytes: those that applied entries created.

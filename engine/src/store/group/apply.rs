@@ -27,6 +27,20 @@ impl Store {
         upto: u64,
         applied_head: Vec<u8>,
     ) -> Result<()> {
+        self.apply_entries_except(group, upto, &[], applied_head)
+    }
+
+    /// As [`Store::apply_entries`], but the changes of the entries in `skipped` are left undone.
+    ///
+    /// # Errors
+    /// As [`Store::apply_entries`].
+    pub fn apply_entries_except(
+        &mut self,
+        group: GroupId,
+        upto: u64,
+        skipped: &[u64],
+        applied_head: Vec<u8>,
+    ) -> Result<()> {
         if applied_head.len() > ENTRY_HEAD_MAX_BYTES {
             let why = "what is kept with the applied index has at most 64 KiB";
             return Err(Error::new(ErrorKind::Invalid, why));
@@ -52,7 +66,7 @@ impl Store {
         // tells of what happens here: so what it frees stays until a checkpoint tells.
         self.segments.set_hold(self.log.durable().next());
         for index in indexes {
-            self.apply_entry(group, index);
+            self.apply_entry(group, index, !skipped.contains(&index));
         }
         self.segments.set_hold(Lsn(0));
         let state = self.groups.group(group);
@@ -63,7 +77,7 @@ impl Store {
         Ok(())
     }
 
-    fn apply_entry(&mut self, group: GroupId, index: u64) {
+    fn apply_entry(&mut self, group: GroupId, index: u64, is_done: bool) {
         let source = self.groups.group(group).entries.take_source(index);
         let Some(Source { table, record }) = source else { return };
         let before = &table.records[..=usize::from(record)];
@@ -79,7 +93,9 @@ impl Store {
             at += blocks;
             self.pending_blocks -= change_blocks(change);
             self.groups.unapplied_blocks -= change_blocks(change);
-            self.apply_change(group, change, run);
+            if is_done {
+                self.apply_change(group, change, run);
+            }
         }
     }
 

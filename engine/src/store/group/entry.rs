@@ -79,7 +79,11 @@ impl Change {
         }
     }
 
-    fn check(&self) -> std::result::Result<(), &'static str> {
+    /// Whether an entry may hold it.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check(&self) -> std::result::Result<(), &'static str> {
         if !self.volume().is_of_group() {
             return Err("a change names a volume that cannot be of a group");
         }

@@ -209,3 +209,28 @@ fn a_log_may_begin_with_index_0() {
     assert_eq!((state.purged, state.first), (Some(first), Some(1)));
     bench.audit();
 }
+
+/// What an entry wrote that must not count is space again, and others are not touched.
+#[test]
+fn an_entry_that_is_skipped_changes_nothing() {
+    let mut bench = Bench::small(205);
+    let changes = vec![create(V), bench.put(V, 0, 2, 1)];
+    bench.append_one(G, id(1), b"", changes);
+    let changes = vec![
+        bench.put(V, 1, 1, 2),
+        Change::Zero { volume: V, first: BlockIndex(0), count: 1, reserve: true },
+        Change::DeleteVolume { volume: V },
+    ];
+    bench.append_one(G, id(2), b"", changes);
+    let changes = vec![bench.put(V, 2, 1, 3)];
+    bench.append_one(G, id(3), b"", changes);
+    bench.store.apply_entries_except(G, 3, &[2], Vec::new()).expect("applies");
+    let expected = [bench.block(2, 1).to_vec(), bench.block(1, 3).to_vec()].concat();
+    assert_eq!(bench.read(V, 0, 3).expect("reads"), expected);
+    assert_eq!(bench.store.group_state(G).applied, Some(id(3)));
+    bench.run();
+    bench.audit();
+    assert_eq!(bench.store.pending_blocks, 0);
+    let entry = bench.entry(G, 2).expect("is retained");
+    assert_eq!(written(&entry.changes[0]), &*bench.block(1, 2));
+}
