@@ -2,6 +2,9 @@
 //!
 //! Must never know: anything but the engine's limits.
 
+use ashlar_engine::limits::{
+    ENTRY_BLOCKS_MAX, ENTRY_CHANGES_MAX, ENTRY_HEAD_MAX_BYTES, VOTE_MAX_BYTES,
+};
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 
 /// Blocks that the changes of one proposal write: 1 MiB, what the engine writes atomically.
@@ -9,7 +12,7 @@ pub const PROPOSAL_BLOCKS_MAX: usize = (1 << 20) / BLOCK_SIZE_BYTES;
 /// Changes of one proposal.
 pub const PROPOSAL_CHANGES_MAX: usize = 64;
 /// Bytes of the head of an entry, and of a group's applied head: the engine's bound.
-pub const HEAD_MAX_BYTES: usize = 64 << 10;
+pub const HEAD_MAX_BYTES: usize = ENTRY_HEAD_MAX_BYTES;
 /// Bytes of a control command or of its answer.
 pub const COMMAND_MAX_BYTES: usize = 60 << 10;
 
@@ -27,6 +30,35 @@ pub const MEMBERSHIP_MAX_BYTES: usize = 2
     + VOTER_SETS_MAX * (1 + 8 * MEMBERS_MAX)
     + MEMBERS_MAX * (8 + 2 + ADDRESS_MAX_BYTES + 2 + LABELS_MAX_BYTES);
 
+/// Bytes of a vote.
+pub const VOTE_BYTES: usize = 18;
+
+/// Bytes of entries that are read at once to be sent: one full proposal, or many small ones. More
+/// are in flight by pipelining.
+pub const READ_MAX_BYTES: usize = 1 << 20;
+/// Entries that are applied at once, before their proposers are answered.
+pub const APPLY_ENTRIES_MAX: usize = 64;
+
+/// Proposals of one proposer in a group that may be unanswered at once: retries are told from new
+/// ones as far back.
+pub const PROPOSALS_OPEN_MAX: u64 = 64;
+/// Proposers that a group tells retries of. Another one is refused while none of these is idle.
+pub const PROPOSERS_MAX: usize = 512;
+/// Entries after which a proposer that was silent may be forgotten: by then it has long given up
+/// what it has open.
+pub const PROPOSER_IDLE_ENTRIES: u64 = 1 << 16;
+/// Volumes of a group that have a writer epoch.
+pub const EPOCHS_MAX: usize = 1024;
+/// Bytes of the control group's state that are kept with the applied index.
+pub const CONTROL_STATE_MAX_BYTES: usize = 24 << 10;
+
+const _: () = assert!(PROPOSAL_BLOCKS_MAX <= ENTRY_BLOCKS_MAX as usize);
+const _: () = assert!(PROPOSAL_CHANGES_MAX <= ENTRY_CHANGES_MAX);
+const _: () = assert!(VOTE_BYTES <= VOTE_MAX_BYTES);
+const _: () = assert!(
+    64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX + CONTROL_STATE_MAX_BYTES
+        <= HEAD_MAX_BYTES
+);
 const _: () = assert!(COMMAND_MAX_BYTES + 64 <= HEAD_MAX_BYTES);
 const _: () = assert!(MEMBERSHIP_MAX_BYTES <= 12 << 10);
 const _: () = assert!(MEMBERS_MAX <= u8::MAX as usize);

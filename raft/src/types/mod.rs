@@ -10,7 +10,7 @@ mod member;
 mod proposal;
 
 pub use member::{Member, MemberError};
-pub use proposal::{Change, Outcome, Proposal, ProposalError, Write};
+pub use proposal::{Change, Changes, Outcome, Proposal, ProposalError, Write};
 
 use crate::runtime::ReactorRuntime;
 use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder};

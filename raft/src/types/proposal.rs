@@ -3,81 +3,104 @@
 //! Must never know: how it is encoded, who carries it out.
 
 use crate::limits::{COMMAND_MAX_BYTES, PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX};
-use ashlar_engine::buffer::Buffer;
-use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
+use ashlar_engine::buffer::BufferPool;
+use ashlar_engine::store::GroupEntry;
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, VolumeId};
 use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
 
-/// What an entry does to a volume of its group.
+pub use ashlar_engine::store::Change;
+
+/// Changes, in order, owned or as they lie in the log. Dereferences to them.
+///
+/// Those in the log are shared: an entry is read to be applied, and sent to several followers,
+/// without a copy of its blocks.
 #[derive(Debug)]
-pub enum Change {
-    /// Writes whole blocks.
-    Write {
-        /// To which volume.
-        volume: VolumeId,
-        /// First block.
-        first: BlockIndex,
-        /// The blocks.
-        data: Buffer,
-    },
-    /// Makes blocks read as zeroes.
-    Zero {
-        /// Of which volume.
-        volume: VolumeId,
-        /// First block.
-        first: BlockIndex,
-        /// Blocks.
-        count: u32,
-        /// Keep their space.
-        reserve: bool,
-    },
-    /// Creates a volume of the group.
-    CreateVolume {
-        /// Its id.
-        volume: VolumeId,
-        /// Its size.
-        size_bytes: u64,
-    },
-    /// Deletes a volume of the group and everything in it.
-    DeleteVolume {
-        /// Which.
-        volume: VolumeId,
-    },
+pub struct Changes(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Own(Vec<Change>),
+    Logged(Rc<GroupEntry>),
 }
 
-impl Change {
-    /// The volume it changes.
+impl Changes {
+    /// The changes as one's own. What others may still read is copied.
     #[must_use]
-    pub fn volume(&self) -> VolumeId {
-        match self {
-            Change::Write { volume, .. }
-            | Change::Zero { volume, .. }
-            | Change::CreateVolume { volume, .. }
-            | Change::DeleteVolume { volume } => *volume,
+    pub fn into_vec(self, pool: &BufferPool) -> Vec<Change> {
+        let entry = match self.0 {
+            Kept::Own(changes) => return changes,
+            Kept::Logged(entry) => entry,
+        };
+        match Rc::try_unwrap(entry) {
+            Ok(entry) => entry.changes,
+            Err(shared) => shared.changes.iter().map(|change| copy(change, pool)).collect(),
         }
     }
 }
 
-impl PartialEq for Change {
-    fn eq(&self, other: &Change) -> bool {
-        use Change::{CreateVolume, DeleteVolume, Write, Zero};
-        match (self, other) {
-            (
-                Write { volume, first, data },
-                Write { volume: other_volume, first: other_first, data: other_data },
-            ) => (volume, first, &**data) == (other_volume, other_first, &**other_data),
-            (
-                Zero { volume, first, count, reserve },
-                Zero { volume: v, first: f, count: c, reserve: r },
-            ) => (volume, first, count, reserve) == (v, f, c, r),
-            (
-                CreateVolume { volume, size_bytes },
-                CreateVolume { volume: other_volume, size_bytes: other_size },
-            ) => (volume, size_bytes) == (other_volume, other_size),
-            (DeleteVolume { volume }, DeleteVolume { volume: other_volume }) => {
-                volume == other_volume
-            }
-            _ => false,
+impl Deref for Changes {
+    type Target = [Change];
+    fn deref(&self) -> &[Change] {
+        match &self.0 {
+            Kept::Own(changes) => changes,
+            Kept::Logged(entry) => &entry.changes,
         }
+    }
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(changes: Vec<Change>) -> Changes {
+        Changes(Kept::Own(changes))
+    }
+}
+
+impl From<Rc<GroupEntry>> for Changes {
+    fn from(entry: Rc<GroupEntry>) -> Changes {
+        Changes(Kept::Logged(entry))
+    }
+}
+
+impl PartialEq for Changes {
+    fn eq(&self, other: &Changes) -> bool {
+        self.len() == other.len() && self.iter().zip(&**other).all(|(one, other)| same(one, other))
+    }
+}
+
+fn copy(change: &Change, pool: &BufferPool) -> Change {
+    match *change {
+        Change::Write { volume, first, ref data } => {
+            let mut copied = pool.allocate(data.len());
+            copied.copy_from_slice(data);
+            Change::Write { volume, first, data: copied }
+        }
+        Change::Zero { volume, first, count, reserve } => {
+            Change::Zero { volume, first, count, reserve }
+        }
+        Change::CreateVolume { volume, size_bytes } => Change::CreateVolume { volume, size_bytes },
+        Change::DeleteVolume { volume } => Change::DeleteVolume { volume },
+    }
+}
+
+fn same(one: &Change, other: &Change) -> bool {
+    use Change::{CreateVolume, DeleteVolume, Write, Zero};
+    if one.volume() != other.volume() {
+        return false;
+    }
+    match (one, other) {
+        (Write { first: a, data: one, .. }, Write { first: b, data: other, .. }) => {
+            (a, &**one) == (b, &**other)
+        }
+        (
+            Zero { first: a, count: one, reserve: keep, .. },
+            Zero { first: b, count: other, reserve: keep_other, .. },
+        ) => (a, one, keep) == (b, other, keep_other),
+        (CreateVolume { size_bytes: one, .. }, CreateVolume { size_bytes: other, .. }) => {
+            one == other
+        }
+        (DeleteVolume { .. }, DeleteVolume { .. }) => true,
+        _ => false,
     }
 }
 
@@ -91,7 +114,7 @@ pub struct Write {
     /// The writer's epoch. If a volume it changes has seen a newer one, nothing is changed.
     pub epoch: u64,
     /// What it does, in order.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
 }
 
 /// What may be proposed to a group.
@@ -139,14 +162,8 @@ impl Write {
         if self.changes.len() > PROPOSAL_CHANGES_MAX {
             return Err(ProposalError::Changes { found: self.changes.len() });
         }
-        let unaligned = |change: &&Change| match change {
-            Change::Write { data, .. } => {
-                data.is_empty() || !data.len().is_multiple_of(BLOCK_SIZE_BYTES)
-            }
-            _ => false,
-        };
-        if self.changes.iter().any(|change| unaligned(&change)) {
-            return Err(ProposalError::Unaligned);
+        if let Some(why) = self.changes.iter().find_map(|change| change.check().err()) {
+            return Err(ProposalError::Impossible { why });
         }
         match self.blocks() {
             found if found > PROPOSAL_BLOCKS_MAX => Err(ProposalError::Blocks { found }),
@@ -220,8 +237,11 @@ pub enum ProposalError {
         /// How many.
         found: usize,
     },
-    /// A change writes nothing, or a part of a block.
-    Unaligned,
+    /// A change that the engine would refuse: it must not get into a log.
+    Impossible {
+        /// Why.
+        why: &'static str,
+    },
     /// Too long a command.
     Command {
         /// Its bytes.
@@ -241,7 +261,7 @@ impl fmt::Display for ProposalError {
                     "a proposal writes at most {PROPOSAL_BLOCKS_MAX} blocks, this one {found}"
                 )
             }
-            ProposalError::Unaligned => f.write_str("a proposal writes whole blocks"),
+            ProposalError::Impossible { why } => f.write_str(why),
             ProposalError::Command { found } => {
                 write!(f, "a command has at most {COMMAND_MAX_BYTES} bytes, this one {found}")
             }

@@ -13,8 +13,8 @@ use ashlar_raft::types::encoding::{
     encode_stored_membership, encode_vote,
 };
 use ashlar_raft::types::{
-    Change, Member, Membership, Outcome, Payload, Proposal, ProposalError, StoredMembership, Vote,
-    Write, log_id,
+    Change, Changes, Member, Membership, Outcome, Payload, Proposal, ProposalError,
+    StoredMembership, Vote, Write, log_id,
 };
 use openraft::EntryPayload;
 use openraft::vote::RaftVote;
@@ -86,7 +86,12 @@ fn payload() -> impl Strategy<Value = Payload> {
         Just(()).prop_map(|()| EntryPayload::Blank),
         (any::<[u64; 3]>(), vec(change(), 0..6)).prop_map(
             |([proposer, serial, epoch], changes)| {
-                EntryPayload::Normal(Proposal::Write(Write { proposer, serial, epoch, changes }))
+                EntryPayload::Normal(Proposal::Write(Write {
+                    proposer,
+                    serial,
+                    epoch,
+                    changes: changes.into(),
+                }))
             }
         ),
         (any::<u32>(), any::<u64>()).prop_map(|(volume, epoch)| {
@@ -98,7 +103,8 @@ fn payload() -> impl Strategy<Value = Payload> {
     ]
 }
 
-/// No beginning of `bytes` (of long ones: of those tried) decodes, nor do they with more behind them or as another version.
+/// No beginning of `bytes` (of long ones: of those tried) decodes, nor do they with more behind
+/// them or as another version.
 fn is_exact<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, EncodingError>) {
     let step = 1 + bytes.len() / 200;
     for len in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
@@ -125,7 +131,7 @@ proptest! {
         prop_assert_eq!(&again, &head, "one value, one encoding");
 
         let changes = match &payload {
-            EntryPayload::Normal(Proposal::Write(write)) => write.changes.as_slice(),
+            EntryPayload::Normal(Proposal::Write(write)) => &*write.changes,
             _ => &[],
         };
         let table = encode_changes(changes).expect("keeps its bounds");
@@ -165,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn votes_come_back(term in any::<u64>(), voted_for in any::<u64>(), committed in any::<bool>()) {
+    fn votes_come_back((term, voted_for, committed) in any::<(u64, u64, bool)>()) {
         let vote = Vote::from_leader_id(LeaderId { term, voted_for }, committed);
         let bytes = encode_vote(&vote);
         prop_assert!(bytes.len() <= 64, "what the engine keeps of a vote");
@@ -197,7 +203,8 @@ proptest! {
             if let Ok(head) = decode_head(&bytes) {
                 let count = head.changes();
                 let changes = (0..count).map(|_| Change::DeleteVolume { volume: VolumeId(1) });
-                let payload = head.with_changes(changes.collect()).expect("as many as it says");
+                let changes: Vec<_> = changes.collect();
+                let payload = head.with_changes(changes.into()).expect("as many as it says");
                 prop_assert_eq!(encode_head(&payload), Ok(bytes.clone()));
             }
             if let Ok(stored) = decode_stored_membership(&bytes) {
@@ -233,7 +240,7 @@ fn a_head_is_short_and_holds_no_blocks() {
     let write = |len| {
         let data = blocks(len, 1);
         let change = Change::Write { volume: VolumeId(1), first: BlockIndex(2), data };
-        let write = Write { proposer: 1, serial: 2, epoch: 3, changes: vec![change] };
+        let write = Write { proposer: 1, serial: 2, epoch: 3, changes: vec![change].into() };
         encode_head(&EntryPayload::Normal(Proposal::Write(write))).expect("fits")
     };
     assert_eq!(write(1).len(), 28);
@@ -266,11 +273,12 @@ fn proposals_keep_their_bounds() {
     let data = |len: usize| pool().allocate(len);
     let write = |lens: &[usize]| {
         let change = |len: &usize| Change::Write {
-            volume: VolumeId(1),
+            volume: VolumeId::GROUPS,
             first: BlockIndex(0),
             data: data(*len),
         };
-        let changes = lens.iter().map(change).collect();
+        let changes: Vec<_> = lens.iter().map(change).collect();
+        let changes = changes.into();
         Proposal::Write(Write { proposer: 1, serial: 1, epoch: 1, changes }).check()
     };
     let (block, most) = (BLOCK_SIZE_BYTES, PROPOSAL_BLOCKS_MAX);
@@ -279,8 +287,9 @@ fn proposals_keep_their_bounds() {
     assert_eq!(write(&[block; PROPOSAL_CHANGES_MAX]), Ok(()));
     let found = PROPOSAL_CHANGES_MAX + 1;
     assert_eq!(write(&vec![block; found]), Err(ProposalError::Changes { found }));
-    assert_eq!(write(&[block / 2]), Err(ProposalError::Unaligned));
-    assert_eq!(write(&[0]), Err(ProposalError::Unaligned));
+    let why = "a change writes whole blocks";
+    assert_eq!(write(&[block / 2]), Err(ProposalError::Impossible { why }));
+    assert_eq!(write(&[0]), Err(ProposalError::Impossible { why }));
 
     let command = |len| Proposal::Control(vec![7; len]);
     assert_eq!(command(COMMAND_MAX_BYTES).check(), Ok(()));
@@ -306,10 +315,10 @@ fn lengths_are_bounded_before_anything_is_allocated() {
 
 #[test]
 fn changes_belong_to_their_head() {
-    let change = || Change::DeleteVolume { volume: VolumeId(3) };
+    let change = || Changes::from(vec![Change::DeleteVolume { volume: VolumeId(3) }]);
     let head = Head::Write { proposer: 1, serial: 1, epoch: 1, changes: 2 };
     let error = EncodingError::Changes { expected: 2, found: 1 };
-    assert_eq!(head.with_changes(vec![change()]), Err(error));
+    assert_eq!(head.with_changes(change()), Err(error));
     let error = EncodingError::Changes { expected: 0, found: 1 };
-    assert_eq!(Head::Blank.with_changes(vec![change()]), Err(error));
+    assert_eq!(Head::Blank.with_changes(change()), Err(error));
 }

@@ -1,5 +1,7 @@
 //! Integration tests of placement groups, one binary.
 
+mod applied;
+mod cluster;
 mod encoding;
 mod runtime;
 mod transport;

@@ -13,11 +13,11 @@ pub(super) fn put_text(text: &str, into: &mut Vec<u8>) {
 
 /// Takes bytes from the front.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
     /// The bytes behind their version, which must be this one.
-    pub(super) fn of_version(expected: u8, bytes: &'a [u8]) -> Result<Bytes<'a>, EncodingError> {
+    pub(crate) fn of_version(expected: u8, bytes: &'a [u8]) -> Result<Bytes<'a>, EncodingError> {
         let mut bytes = Bytes(bytes);
         match bytes.u8()? {
             found if found == expected => Ok(bytes),
@@ -25,7 +25,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], EncodingError> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], EncodingError> {
         let Some((taken, rest)) = self.0.split_at_checked(count) else {
             return Err(EncodingError::Short { expected: count, found: self.0.len() });
         };
@@ -39,19 +39,19 @@ impl<'a> Bytes<'a> {
         Ok(array)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, EncodingError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, EncodingError> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, EncodingError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, EncodingError> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, EncodingError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, EncodingError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, EncodingError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, EncodingError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
@@ -70,7 +70,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// Nothing may be left.
-    pub(super) fn end(self) -> Result<(), EncodingError> {
+    pub(crate) fn end(self) -> Result<(), EncodingError> {
         match self.0.len() {
             0 => Ok(()),
             found => Err(EncodingError::Long { found }),
@@ -79,7 +79,7 @@ impl<'a> Bytes<'a> {
 }
 
 /// `found`, if it is at most `expected`.
-pub(super) fn bounded(
+pub(crate) fn bounded(
     of: &'static str,
     expected: usize,
     found: usize,

@@ -8,7 +8,7 @@
 use super::EncodingError;
 use super::bytes::{Bytes, bounded};
 use crate::limits::{PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX};
-use crate::types::Change;
+use crate::types::{Change, Changes};
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use std::fmt;
@@ -58,7 +58,7 @@ pub fn encode_changes(changes: &[Change]) -> Result<Vec<u8>, EncodingError> {
 ///
 /// # Errors
 /// If the table is none, or there are more or fewer blocks than it says.
-pub fn decode_changes(table: &[u8], blocks: Option<Buffer>) -> Result<Vec<Change>, ChangesError> {
+pub fn decode_changes(table: &[u8], blocks: Option<Buffer>) -> Result<Changes, ChangesError> {
     let mut bytes = Bytes::of_version(VERSION, table)?;
     let count = bounded("changes", PROPOSAL_CHANGES_MAX, bytes.u8()?.into())?;
     let mut rest = blocks.filter(|blocks| !blocks.is_empty());
@@ -86,7 +86,7 @@ pub fn decode_changes(table: &[u8], blocks: Option<Buffer>) -> Result<Vec<Change
     }
     bytes.end()?;
     match rest {
-        None => Ok(changes),
+        None => Ok(changes.into()),
         Some(rest) => Err(ChangesError::Blocks { expected: 0, found: rest.len() }),
     }
 }

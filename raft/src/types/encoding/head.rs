@@ -8,7 +8,7 @@ use super::EncodingError;
 use super::bytes::{Bytes, bounded};
 use super::ids::{put_membership, take_membership};
 use crate::limits::{COMMAND_MAX_BYTES, PROPOSAL_CHANGES_MAX};
-use crate::types::{Change, Membership, Payload, Proposal, Write};
+use crate::types::{Changes, Membership, Payload, Proposal, Write};
 use ashlar_engine::units::VolumeId;
 use openraft::EntryPayload;
 
@@ -125,7 +125,7 @@ impl Head {
     ///
     /// # Errors
     /// If those are not as many as the head says.
-    pub fn with_changes(self, changes: Vec<Change>) -> Result<Payload, EncodingError> {
+    pub fn with_changes(self, changes: Changes) -> Result<Payload, EncodingError> {
         if changes.len() != self.changes() {
             let (expected, found) = (self.changes(), changes.len());
             return Err(EncodingError::Changes { expected, found });

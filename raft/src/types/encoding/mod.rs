@@ -11,6 +11,7 @@ mod head;
 mod ids;
 mod outcome;
 
+pub(crate) use bytes::{Bytes, bounded};
 pub use changes::{ChangesError, decode_changes, encode_changes};
 pub use head::{Head, decode_head, encode_head};
 pub use ids::{decode_stored_membership, decode_vote, encode_stored_membership, encode_vote};
