@@ -5,6 +5,7 @@
 //! store, and [`types`] says what is agreed on. [`frame`] holds the bytes that nodes exchange,
 //! [`transport`] the connections. Imports go one way: `nbd-server -> raft -> engine`.
 
+pub mod control;
 pub mod placement;
 pub mod frame;
 pub mod limits;

@@ -1,0 +1,216 @@
+//! Random commands, most of them sensible. After each, every invariant is checked.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// A random operation about things that exist, or nearly.
+pub(super) fn operation(dice: &mut Dice, state: &ControlState) -> Operation {
+    let wrong = dice.one_in(20);
+    let mut node = |dice: &mut Dice| {
+        let known = dice.pick(state.nodes().keys().copied());
+        known.filter(|_| !wrong).unwrap_or(NodeId(dice.below(60)))
+    };
+    let store = |dice: &mut Dice| {
+        let known = dice.pick(state.stores().keys().copied());
+        known.filter(|_| !wrong).unwrap_or(StoreId(dice.below(60)))
+    };
+    let volume = |dice: &mut Dice| {
+        let known = dice.pick(state.volumes().keys().copied());
+        known.filter(|_| !wrong).unwrap_or(ClusterVolumeId(dice.below(60)))
+    };
+    let group = dice.pick(state.groups().keys().copied()).filter(|_| !wrong);
+    let group = group.unwrap_or(PgId(dice.below(9) as u32));
+    let epoch = state.groups().get(&group).map_or(1, |g| g.epoch) + u64::from(dice.one_in(15));
+    let labels = ["", "zone=a", "zone=b", "zone=c,rack=1"][dice.below(4) as usize];
+    let policies = ["replicas=1", "replicas=2", "replicas=3", "replicas=2,witness,apart=zone"];
+    let policy = policies[dice.below(4) as usize].parse().expect("a policy");
+    let number = 1 + dice.below(40);
+    match dice.below(26) {
+        0 => Operation::AdmitNode { cluster: CLUSTER, node: spec(number, labels) },
+        1 | 2 => {
+            let node = node(dice);
+            let known = state.nodes().get(&node).map(|node| node.spec.clone());
+            let spec = known.filter(|_| !dice.one_in(4)).unwrap_or_else(|| spec(number, labels));
+            Operation::UpdateNode { node, spec }
+        }
+        3 => Operation::Drain { node: node(dice), on: dice.one_in(2) },
+        4 => Operation::RemoveNode { node: node(dice) },
+        5..=7 => {
+            let witness = dice.one_in(5);
+            let store = StoreSpec { witness, ..store_spec(number, 1 + dice.below(4096)) };
+            Operation::AddStore { node: node(dice), store }
+        }
+        8 => Operation::RemoveStore { store: store(dice) },
+        9 => Operation::SetWeight { store: store(dice), weight: dice.below(3) as u32 * 40_000 },
+        10..=12 => {
+            let name = ["a", "b", "c", "d", "-"][dice.below(5) as usize].to_owned();
+            let slice_bytes = dice.one_in(3).then(|| 1 << (25 + dice.below(17)));
+            let avoid = (0..dice.below(3)).map(|_| store(dice)).collect();
+            let size_bytes = dice.below(64) << (20 + dice.below(15));
+            Operation::CreateVolume { name, size_bytes, policy, slice_bytes, avoid }
+        }
+        13 => Operation::DeleteVolume { volume: volume(dice) },
+        14 => Operation::VolumeDropped { volume: volume(dice) },
+        15 | 16 => {
+            let mode = [AttachMode::Exclusive, AttachMode::HandOver][dice.below(2) as usize];
+            Operation::Attach { volume: volume(dice), node: node(dice), mode }
+        }
+        17 => {
+            let volume = volume(dice);
+            let known = state.volumes().get(&volume);
+            let writers = known.into_iter().flat_map(|volume| volume.writers.iter().copied());
+            let writer = dice.pick(writers).unwrap_or_else(|| node(dice));
+            Operation::Detach { volume, node: writer, epoch: known.map_or(0, |v| v.epoch) }
+        }
+        18 => Operation::SetControlPolicy { policy },
+        19 => {
+            let (grace_seconds, moves_max) = (dice.below(2000) as u32, dice.below(1100) as u16);
+            Operation::SetSettings { settings: Settings { grace_seconds, moves_max } }
+        }
+        20 => Operation::GroupStarted { group, epoch },
+        21 => {
+            let target = (0..1 + dice.below(3)).map(|_| store(dice)).collect();
+            Operation::Aim { group, epoch, target }
+        }
+        22 | 23 => {
+            let about = state.groups().get(&group);
+            let near = about.into_iter().flat_map(|group| {
+                group.members.iter().map(|member| member.store).chain(group.target.clone())
+            });
+            let near: Vec<_> = near.collect();
+            let (store, other) = (dice.pick(near.clone()), dice.pick(near));
+            let (store, instead_of) = (store.unwrap_or(StoreId(1)), other);
+            let step = match dice.below(5) {
+                0 => Step::AddLearner { store },
+                1 => Step::Promote { store, instead_of: None },
+                2 => Step::Promote { store, instead_of },
+                3 => Step::Retire { store },
+                _ => Step::Remove { store },
+            };
+            Operation::Begin { group, epoch, step }
+        }
+        _ => Operation::Finish { group, epoch, done: !dice.one_in(4) },
+    }
+}
+
+/// A state after `commands` random commands, and how many were not refused.
+pub(super) fn random_state(seed: u64, commands: u64) -> (Log, usize) {
+    let mut dice = Dice::new(seed);
+    let mut log = Log::with_nodes(1 + dice.below(5));
+    let mut accepted = 0;
+    for _ in 0..commands {
+        let operation = operation(&mut dice, &log.state);
+        accepted += usize::from(!matches!(log.run(operation), Outcome::Refused(_)));
+    }
+    (log, accepted)
+}
+
+/// What must hold between a state and the next one.
+fn check_change(before: &ControlState, after: &ControlState, outcome: &Outcome) {
+    assert_eq!(after.check(), Ok(()));
+    assert!(after.epoch >= before.epoch, "the map epoch only grows");
+    let parts = |state: &ControlState| {
+        let ControlState { nodes, stores, policies, volumes, groups, settings, .. } = state.clone();
+        (nodes, stores, policies, volumes, groups, settings)
+    };
+    let same = parts(before) == parts(after);
+    assert_eq!(before.epoch == after.epoch, same, "it grows when something changes, only then");
+    if matches!(outcome, Outcome::Refused(_)) {
+        assert!(same, "a refused command changes nothing");
+    }
+    for (id, volume) in after.volumes() {
+        assert!(volume.slices.iter().all(|slice| after.groups().contains_key(slice)));
+        let Some(old) = before.volumes().get(id) else { continue };
+        assert!(volume.epoch >= old.epoch);
+        let lost = old.writers.iter().any(|writer| !volume.writers.contains(writer));
+        assert!(!lost || volume.epoch > old.epoch, "who lost the right to write is fenced");
+        assert_eq!(volume.slices, old.slices, "slices stay in their groups");
+    }
+    for (id, group) in after.groups() {
+        let stores: BTreeSet<_> = group.members.iter().map(|member| member.store).collect();
+        assert_eq!(stores.len(), group.members.len(), "no two members on one store");
+        let Some(old) = before.groups().get(id) else { continue };
+        let plain = |group: &Group| Group { epoch: 0, slices: 0, ..group.clone() };
+        assert_eq!(plain(group) == plain(old), group.epoch == old.epoch);
+        assert!(group.epoch >= old.epoch);
+        let (was, is) = (old.voters().collect::<Vec<_>>(), group.voters().collect::<Vec<_>>());
+        let gone = was.iter().filter(|store| !is.contains(store)).count();
+        let come = is.iter().filter(|store| !was.contains(store)).count();
+        assert!(gone <= 1 && come <= 1, "one change of voters at a time");
+        let left: Vec<_> = old.members.iter().filter(|m| !stores.contains(&m.store)).collect();
+        assert!(left.iter().all(|m| m.role == Role::Learner), "only learners leave");
+    }
+    assert!(before.groups().keys().all(|id| after.groups().contains_key(id)));
+}
+
+fn ids(state: &ControlState) -> BTreeSet<u64> {
+    let nodes = state.nodes().keys().map(|id| id.0 << 2);
+    let stores = state.stores().keys().map(|id| id.0 << 2 | 1);
+    let volumes = state.volumes().keys().map(|id| id.0 << 2 | 2);
+    nodes.chain(stores).chain(volumes).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_command_keeps_the_invariants(seed: u64) {
+        let mut dice = Dice::new(seed);
+        let mut log = Log::with_nodes(1 + dice.below(5));
+        let mut seen = ids(&log.state);
+        let mut twin = log.state.clone();
+        for _ in 0..150 {
+            let before = log.state.clone();
+            let operation = operation(&mut dice, &before);
+            let outcome = log.run(operation.clone());
+            check_change(&before, &log.state, &outcome);
+            // An id that is new was never there before.
+            let fresh: Vec<_> = ids(&log.state).difference(&ids(&before)).copied().collect();
+            prop_assert!(fresh.iter().all(|id| seen.insert(*id)), "an id was used again");
+            // Another node that applies the same, from a snapshot now and then, is the same.
+            if dice.one_in(10) {
+                twin = ControlState::decode(&twin.encode()).expect("a snapshot");
+            }
+            let (proposer, serial) = (1, log.serial);
+            let command = Command { proposer, serial, operation };
+            let bytes = command.encode().expect("bytes");
+            let decoded = Command::decode(&bytes).expect("a command");
+            prop_assert_eq!(&twin.apply(log.index, decoded), &outcome);
+            prop_assert_eq!(&twin, &log.state);
+            // Retried, it is answered alike and nothing changes.
+            if dice.one_in(5) {
+                log.index += 1;
+                let epoch = log.state.epoch();
+                prop_assert_eq!(&log.state.apply(log.index, command), &outcome);
+                prop_assert_eq!(log.state.epoch(), epoch);
+                twin = log.state.clone();
+            }
+        }
+    }
+}
+
+/// The random commands are worth something: they get somewhere, and meet most refusals.
+#[test]
+fn random_commands_reach_most_outcomes() {
+    let mut accepted = 0;
+    let mut refusals = BTreeSet::new();
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let mut log = Log::with_nodes(1 + dice.below(5));
+        for _ in 0..150 {
+            let operation = operation(&mut dice, &log.state);
+            match log.run(operation) {
+                Outcome::Refused(refusal) => {
+                    let text = format!("{refusal:?}");
+                    refusals.insert(text.split(['(', ' ']).next().map(str::to_owned));
+                    let sentence = refusal.to_string();
+                    assert!(sentence.contains([';', ':']), "says what to do next: {sentence}");
+                }
+                _ => accepted += 1,
+            }
+        }
+    }
+    assert!(accepted > 60 * 50, "{accepted}");
+    assert!(refusals.len() >= 28, "{} {refusals:?}", refusals.len());
+}
