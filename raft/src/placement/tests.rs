@@ -1,7 +1,7 @@
 //! Goal: placement is fair, stable, apart, and the same everywhere.
 //! Method: shares over many groups against the exact probabilities; sets before and after a store
-//! comes, goes or changes weight; random topologies with random labels against the rules themselves;
-//! golden vectors.
+//! comes, goes or changes weight; random topologies with random labels against the rules
+//! themselves; golden vectors.
 
 use super::score::{hash, neg_log2, score};
 use super::*;

@@ -42,8 +42,8 @@ pub struct Rule {
 pub struct Choice {
     /// The store.
     pub store: StoreId,
-    /// The widest level, from the rule's down, at which it is apart from all chosen before it. `None`:
-    /// another store of the same host.
+    /// The widest level, from the rule's down, at which it is apart from all chosen before it.
+    /// `None`: another store of the same host.
     pub apart: Option<Level>,
 }
 

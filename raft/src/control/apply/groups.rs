@@ -69,8 +69,8 @@ impl ControlState {
         })
     }
 
-    /// Whether a step may be begun, as far as the state can tell. Whether its store has caught up is
-    /// for the planner, and again for the group's leader.
+    /// Whether a step may be begun, as far as the state can tell. Whether its store has caught up
+    /// is for the planner, and again for the group's leader.
     fn leads_to_target(&self, group: &Group, step: Step) -> bool {
         let policy = self.policy_of(group);
         let missing = |role| group.count(role) < policy.wanted(role);

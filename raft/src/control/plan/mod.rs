@@ -2,11 +2,11 @@
 //!
 //! Rules, in the order of their weight:
 //! - one change of members per group at a time, written down (`Begin`) before it is carried out;
-//! - who comes first learns; it votes once it has caught up, in one joint change with the one that
-//!   goes; only then that one is removed. So the number of caught-up voters never shrinks by a plan;
-//! - while a voter is not intact, only changes that put an intact one in the place of one that is not;
-//! - a node that is silent for the grace time or draining is replaced; its replicas stay until others
-//!   have caught up, and for good if there is nowhere to go;
+//! - who comes learns first; it votes once it has caught up, in one joint change with the one that
+//!   goes; only then that one is removed. So no plan makes the caught-up voters fewer;
+//! - while a voter is not intact, no change that costs one that is;
+//! - a node that is silent for the grace time or draining is replaced; its replicas stay until
+//!   others have caught up, and for good if there is nowhere to go;
 //! - repairs come before moves that only spread load, and both are bounded;
 //! - the leader is where most of a group's slices are attached, and never on its way out.
 //!
@@ -40,8 +40,9 @@ pub enum Action {
         /// Its first voters and witness.
         voters: Vec<StoreId>,
     },
-    /// The group's leader carries out the pending step and proposes `Finish` when it is committed. It
-    /// looks once more whether a store to be promoted has caught up.
+    /// The group's leader carries out the pending step and proposes `Finish` when it is committed.
+    /// It looks once more, at what it knows itself, whether a store to be promoted has caught up
+    /// and whether the voters to be have a quorum: who died just now still seems up here.
     Perform {
         /// Which.
         group: PgId,
@@ -109,11 +110,12 @@ struct View<'a> {
 #[must_use]
 pub fn plan(state: &ControlState, health: &Health, now: Nanos) -> Vec<Action> {
     let view = View::new(state, health, now);
+    // One action per group: the next one is made for what this one leaves behind.
+    let busy = |actions: &[Action]| actions.iter().filter_map(Action::group).collect();
     let mut actions = view.starts();
     actions.extend(view.aims());
-    actions.extend(view.steps());
-    let busy = actions.iter().filter_map(Action::group).collect();
-    actions.extend(view.leads(&busy));
+    actions.extend(view.steps(&busy(&actions)));
+    actions.extend(view.leads(&busy(&actions)));
     actions.extend(view.drops());
     actions
 }
@@ -193,7 +195,7 @@ impl<'a> View<'a> {
         groups.map(start).collect()
     }
 
-    /// New targets: for groups already moving, then for those that need repair, then to spread load.
+    /// New targets: for groups already moving, for those that need repair, then to spread load.
     fn aims(&self) -> Vec<Action> {
         let groups = self.state.groups();
         let mut moving = groups.values().filter(|group| self.moving(group)).count();

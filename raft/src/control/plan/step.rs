@@ -5,14 +5,15 @@ use super::super::limits::LEARNERS_PER_STORE_MAX;
 use super::super::model::{Group, PgId, Role, Step};
 use super::{Action, View};
 use crate::placement::StoreId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl View<'_> {
     /// What each group does next. Without a leader it can do nothing.
-    pub(super) fn steps(&self) -> Vec<Action> {
+    pub(super) fn steps(&self, busy: &BTreeSet<PgId>) -> Vec<Action> {
         let mut learning = self.learners();
         let mut actions = Vec::new();
-        for (id, group) in self.state.groups().iter().filter(|(_, group)| group.started) {
+        let groups = self.state.groups().iter();
+        for (id, group) in groups.filter(|(id, group)| group.started && !busy.contains(id)) {
             let Some(leader) = self.leader(*id) else { continue };
             let (id, epoch) = (*id, group.epoch);
             if let Some(step) = group.pending {
@@ -89,15 +90,22 @@ impl View<'_> {
         going.min_by_key(|store| (self.intact(id, *store), *store))
     }
 
-    /// Whether a change of voters keeps the quorum sound. With all voters intact, all that is needed
-    /// is that the one to come is, too. Otherwise the change must not cost an intact voter.
+    /// Whether a change of voters keeps the quorum sound. With all voters intact, all that is
+    /// needed is that the one to come is, too. Otherwise it must not cost an intact voter.
     fn safe(&self, id: PgId, group: &Group, step: Step) -> bool {
         let intact = |store: StoreId| self.intact(id, store);
         let gone = match step {
             Step::AddLearner { .. } | Step::Remove { .. } => return true,
             Step::Promote { store, .. } if !intact(store) => return false,
             Step::Promote { instead_of, .. } => instead_of,
-            Step::Retire { store } => Some(store),
+            // Asked again once begun: the policy may have been raised since.
+            Step::Retire { store } => {
+                let role = self.state.voting_role(store);
+                if group.count(role) <= self.state.policy_of(group).wanted(role) {
+                    return false;
+                }
+                Some(store)
+            }
         };
         let sound = group.voters().all(intact);
         let added = match step {

@@ -68,7 +68,9 @@ impl Log {
     /// With `count` nodes that are up, each with one store.
     pub(super) fn with_nodes(count: u64) -> Log {
         let mut log = Log::new();
-        (1..count).for_each(|_| drop(log.add_node("", 4096, false)));
+        for _ in 1..count {
+            log.add_node("", 4096, false);
+        }
         log
     }
 

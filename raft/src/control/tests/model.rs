@@ -4,93 +4,140 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// A random operation about things that exist, or nearly.
+/// Draws operations about things that exist, or nearly.
+struct Draw<'a> {
+    dice: &'a mut Dice,
+    state: &'a ControlState,
+    /// Whether ids are made up.
+    wrong: bool,
+}
+
+/// A random operation.
 pub(super) fn operation(dice: &mut Dice, state: &ControlState) -> Operation {
     let wrong = dice.one_in(20);
-    let mut node = |dice: &mut Dice| {
-        let known = dice.pick(state.nodes().keys().copied());
-        known.filter(|_| !wrong).unwrap_or(NodeId(dice.below(60)))
-    };
-    let store = |dice: &mut Dice| {
-        let known = dice.pick(state.stores().keys().copied());
-        known.filter(|_| !wrong).unwrap_or(StoreId(dice.below(60)))
-    };
-    let volume = |dice: &mut Dice| {
-        let known = dice.pick(state.volumes().keys().copied());
-        known.filter(|_| !wrong).unwrap_or(ClusterVolumeId(dice.below(60)))
-    };
-    let group = dice.pick(state.groups().keys().copied()).filter(|_| !wrong);
-    let group = group.unwrap_or(PgId(dice.below(9) as u32));
-    let epoch = state.groups().get(&group).map_or(1, |g| g.epoch) + u64::from(dice.one_in(15));
-    let labels = ["", "zone=a", "zone=b", "zone=c,rack=1"][dice.below(4) as usize];
-    let policies = ["replicas=1", "replicas=2", "replicas=3", "replicas=2,witness,apart=zone"];
-    let policy = policies[dice.below(4) as usize].parse().expect("a policy");
-    let number = 1 + dice.below(40);
-    match dice.below(26) {
-        0 => Operation::AdmitNode { cluster: CLUSTER, node: spec(number, labels) },
-        1 | 2 => {
-            let node = node(dice);
-            let known = state.nodes().get(&node).map(|node| node.spec.clone());
-            let spec = known.filter(|_| !dice.one_in(4)).unwrap_or_else(|| spec(number, labels));
-            Operation::UpdateNode { node, spec }
+    let mut draw = Draw { dice, state, wrong };
+    match draw.dice.below(26) {
+        kind @ 0..10 => draw.about_nodes(kind),
+        kind @ 10..18 => draw.about_volumes(kind),
+        kind => draw.about_groups(kind),
+    }
+}
+
+impl Draw<'_> {
+    fn id(&mut self, known: Vec<u64>) -> u64 {
+        let known = self.dice.pick(known).filter(|_| !self.wrong);
+        known.unwrap_or_else(|| self.dice.below(60))
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId(self.id(self.state.nodes().keys().map(|id| id.0).collect()))
+    }
+
+    fn store(&mut self) -> StoreId {
+        StoreId(self.id(self.state.stores().keys().map(|id| id.0).collect()))
+    }
+
+    fn volume(&mut self) -> ClusterVolumeId {
+        ClusterVolumeId(self.id(self.state.volumes().keys().map(|id| id.0).collect()))
+    }
+
+    fn policy(&mut self) -> Policy {
+        let policies = ["replicas=1", "replicas=2", "replicas=3", "replicas=2,witness,apart=zone"];
+        self.dice.pick(policies).expect("one").parse().expect("a policy")
+    }
+
+    fn about_nodes(&mut self, kind: u64) -> Operation {
+        let number = 1 + self.dice.below(40);
+        let labels = self.dice.pick(["", "zone=a", "zone=b", "zone=c,rack=1"]).expect("one");
+        match kind {
+            0 => Operation::AdmitNode { cluster: CLUSTER, node: spec(number, labels) },
+            1 | 2 => {
+                let node = self.node();
+                let known = self.state.nodes().get(&node).map(|node| node.spec.clone());
+                let known = known.filter(|_| !self.dice.one_in(4));
+                let spec = known.unwrap_or_else(|| spec(number, labels));
+                Operation::UpdateNode { node, spec }
+            }
+            3 => Operation::Drain { node: self.node(), on: self.dice.one_in(2) },
+            4 => Operation::RemoveNode { node: self.node() },
+            5..=7 => {
+                let witness = self.dice.one_in(5);
+                let gib = 1 + self.dice.below(4096);
+                let store = StoreSpec { witness, ..store_spec(number, gib) };
+                Operation::AddStore { node: self.node(), store }
+            }
+            8 => Operation::RemoveStore { store: self.store() },
+            _ => {
+                let weight = self.dice.below(3) as u32 * 40_000;
+                Operation::SetWeight { store: self.store(), weight }
+            }
         }
-        3 => Operation::Drain { node: node(dice), on: dice.one_in(2) },
-        4 => Operation::RemoveNode { node: node(dice) },
-        5..=7 => {
-            let witness = dice.one_in(5);
-            let store = StoreSpec { witness, ..store_spec(number, 1 + dice.below(4096)) };
-            Operation::AddStore { node: node(dice), store }
+    }
+
+    fn about_volumes(&mut self, kind: u64) -> Operation {
+        let volume = self.volume();
+        match kind {
+            10..=12 => {
+                let name = self.dice.pick(["a", "b", "c", "d", "-"]).expect("one").to_owned();
+                let sliced = self.dice.one_in(3);
+                let slice_bytes = sliced.then(|| 1 << (25 + self.dice.below(17)));
+                let avoid = (0..self.dice.below(3)).map(|_| self.store()).collect();
+                let size_bytes = self.dice.below(64) << (20 + self.dice.below(15));
+                let policy = self.policy();
+                Operation::CreateVolume { name, size_bytes, policy, slice_bytes, avoid }
+            }
+            13 => Operation::DeleteVolume { volume },
+            14 => Operation::VolumeDropped { volume },
+            15 | 16 => {
+                let mode = self.dice.pick([AttachMode::Exclusive, AttachMode::HandOver]);
+                Operation::Attach { volume, node: self.node(), mode: mode.expect("one") }
+            }
+            _ => {
+                let known = self.state.volumes().get(&volume);
+                let writers = known.map_or(Vec::new(), |volume| volume.writers.clone());
+                let node = self.dice.pick(writers).unwrap_or_else(|| self.node());
+                Operation::Detach { volume, node, epoch: known.map_or(0, |v| v.epoch) }
+            }
         }
-        8 => Operation::RemoveStore { store: store(dice) },
-        9 => Operation::SetWeight { store: store(dice), weight: dice.below(3) as u32 * 40_000 },
-        10..=12 => {
-            let name = ["a", "b", "c", "d", "-"][dice.below(5) as usize].to_owned();
-            let slice_bytes = dice.one_in(3).then(|| 1 << (25 + dice.below(17)));
-            let avoid = (0..dice.below(3)).map(|_| store(dice)).collect();
-            let size_bytes = dice.below(64) << (20 + dice.below(15));
-            Operation::CreateVolume { name, size_bytes, policy, slice_bytes, avoid }
+    }
+
+    fn about_groups(&mut self, kind: u64) -> Operation {
+        let known = self.dice.pick(self.state.groups().keys().copied());
+        let group = known.filter(|_| !self.wrong).unwrap_or(PgId(self.dice.below(9) as u32));
+        let epoch = self.state.groups().get(&group).map_or(1, |group| group.epoch);
+        let epoch = epoch + u64::from(self.dice.one_in(15));
+        match kind {
+            18 => Operation::SetControlPolicy { policy: self.policy() },
+            19 => {
+                let grace_seconds = self.dice.below(2000) as u32;
+                let moves_max = self.dice.below(1100) as u16;
+                Operation::SetSettings { settings: Settings { grace_seconds, moves_max } }
+            }
+            20 => Operation::GroupStarted { group, epoch },
+            21 => {
+                let target = (0..1 + self.dice.below(3)).map(|_| self.store()).collect();
+                Operation::Aim { group, epoch, target }
+            }
+            22 | 23 => Operation::Begin { group, epoch, step: self.step(group) },
+            _ => Operation::Finish { group, epoch, done: !self.dice.one_in(4) },
         }
-        13 => Operation::DeleteVolume { volume: volume(dice) },
-        14 => Operation::VolumeDropped { volume: volume(dice) },
-        15 | 16 => {
-            let mode = [AttachMode::Exclusive, AttachMode::HandOver][dice.below(2) as usize];
-            Operation::Attach { volume: volume(dice), node: node(dice), mode }
+    }
+
+    /// A step with stores that the group has to do with.
+    fn step(&mut self, group: PgId) -> Step {
+        let about = self.state.groups().get(&group);
+        let near = about.map_or(Vec::new(), |group| {
+            let members = group.members.iter().map(|member| member.store);
+            members.chain(group.target.iter().copied()).collect()
+        });
+        let store = self.dice.pick(near.clone()).unwrap_or(StoreId(1));
+        match self.dice.below(5) {
+            0 => Step::AddLearner { store },
+            1 => Step::Promote { store, instead_of: None },
+            2 => Step::Promote { store, instead_of: self.dice.pick(near) },
+            3 => Step::Retire { store },
+            _ => Step::Remove { store },
         }
-        17 => {
-            let volume = volume(dice);
-            let known = state.volumes().get(&volume);
-            let writers = known.into_iter().flat_map(|volume| volume.writers.iter().copied());
-            let writer = dice.pick(writers).unwrap_or_else(|| node(dice));
-            Operation::Detach { volume, node: writer, epoch: known.map_or(0, |v| v.epoch) }
-        }
-        18 => Operation::SetControlPolicy { policy },
-        19 => {
-            let (grace_seconds, moves_max) = (dice.below(2000) as u32, dice.below(1100) as u16);
-            Operation::SetSettings { settings: Settings { grace_seconds, moves_max } }
-        }
-        20 => Operation::GroupStarted { group, epoch },
-        21 => {
-            let target = (0..1 + dice.below(3)).map(|_| store(dice)).collect();
-            Operation::Aim { group, epoch, target }
-        }
-        22 | 23 => {
-            let about = state.groups().get(&group);
-            let near = about.into_iter().flat_map(|group| {
-                group.members.iter().map(|member| member.store).chain(group.target.clone())
-            });
-            let near: Vec<_> = near.collect();
-            let (store, other) = (dice.pick(near.clone()), dice.pick(near));
-            let (store, instead_of) = (store.unwrap_or(StoreId(1)), other);
-            let step = match dice.below(5) {
-                0 => Step::AddLearner { store },
-                1 => Step::Promote { store, instead_of: None },
-                2 => Step::Promote { store, instead_of },
-                3 => Step::Retire { store },
-                _ => Step::Remove { store },
-            };
-            Operation::Begin { group, epoch, step }
-        }
-        _ => Operation::Finish { group, epoch, done: !dice.one_in(4) },
     }
 }
 
@@ -152,7 +199,7 @@ fn ids(state: &ControlState) -> BTreeSet<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
     fn every_command_keeps_the_invariants(seed: u64) {
