@@ -9,13 +9,14 @@ pub mod nbd_handshake;
 pub mod nbd_session;
 pub mod nbd_transmission;
 mod pipe;
+pub mod raft_control;
 pub mod raft_frame;
 
 /// Runs one input; panics if something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
     ("engine_groups", engine_format::groups),
@@ -26,5 +27,6 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("nbd_handshake", nbd_handshake::target),
     ("nbd_session", nbd_session::target),
     ("nbd_transmission", nbd_transmission::target),
+    ("raft_control", raft_control::target),
     ("raft_frame", raft_frame::target),
 ];
