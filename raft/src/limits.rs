@@ -28,7 +28,7 @@ pub const LABELS_MAX_BYTES: usize = 384;
 /// Most bytes of an encoded membership.
 pub const MEMBERSHIP_MAX_BYTES: usize = 2
     + VOTER_SETS_MAX * (1 + 8 * MEMBERS_MAX)
-    + MEMBERS_MAX * (8 + 2 + ADDRESS_MAX_BYTES + 2 + LABELS_MAX_BYTES);
+    + MEMBERS_MAX * (8 + 8 + 2 + ADDRESS_MAX_BYTES + 2 + LABELS_MAX_BYTES);
 
 /// Bytes of a vote.
 pub const VOTE_BYTES: usize = 18;

@@ -113,7 +113,16 @@ impl ControlState {
             group.slices == counted.get(id).copied().unwrap_or(0)
                 && group.slices as usize <= limits::SLICES_PER_GROUP_MAX
         };
-        hold(self.groups.iter().all(right), Flaw::Slice)
+        hold(self.groups.iter().all(right), Flaw::Slice)?;
+        // No two slices have one number, and none has a number yet to be given.
+        let numbers = |volume: &Volume| {
+            let first = u64::from(volume.first_slice);
+            (first, first + volume.slices.len() as u64)
+        };
+        let mut numbers: Vec<_> = self.volumes.values().map(numbers).collect();
+        numbers.sort_unstable();
+        numbers.push((self.next_slice.into(), u64::from(limits::SLICE_NUMBERS_MAX) + 1));
+        hold(numbers.windows(2).all(|pair| pair[0].1 <= pair[1].0), Flaw::Slice)
     }
 
     fn volume_is_possible(&self, volume: &Volume) -> bool {

@@ -24,6 +24,8 @@ pub const GROUPS_PER_COMMAND_MAX: usize = 64;
 pub const SLICES_PER_GROUP_MAX: usize = 128;
 /// Slices of all volumes: the largest part of the state, 4 MiB of numbers.
 pub const SLICES_MAX: usize = 1 << 20;
+/// Slices that are ever made: each has a number of its own, and an engine's volume id made of it.
+pub const SLICE_NUMBERS_MAX: u32 = (1 << 31) - 1;
 /// Slices of one volume.
 pub const SLICES_PER_VOLUME_MAX: usize = 4096;
 /// Smallest slice: a volume of less is one slice.

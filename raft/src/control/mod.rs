@@ -59,6 +59,8 @@ pub struct ControlState {
     groups: BTreeMap<PgId, Group>,
     /// Number of the next group.
     next_group: PgId,
+    /// Number of the next slice.
+    next_slice: u32,
     retries: Retries,
 }
 
@@ -78,6 +80,7 @@ impl Default for ControlState {
             volumes: BTreeMap::new(),
             groups: BTreeMap::new(),
             next_group: PgId(PgId::CONTROL.0 + 1),
+            next_slice: 0,
             retries: Retries::default(),
         }
     }

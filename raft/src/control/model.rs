@@ -97,6 +97,9 @@ pub struct Volume {
     pub policy: PolicyId,
     /// Size of its slices; the last one may be cut short.
     pub slice_bytes: u64,
+    /// Number of its first slice; the others follow. Slices of a cluster are numbered in the order
+    /// in which they were made, and numbers are never reused.
+    pub first_slice: u32,
     /// The group that holds each slice.
     pub slices: Vec<PgId>,
     /// Grows whenever somebody loses the right to write: writes with an older epoch are refused.

@@ -7,19 +7,22 @@
 use crate::limits::{ADDRESS_MAX_BYTES, LABELS_MAX_BYTES};
 use std::fmt;
 
-/// A node as a group's membership names it.
+/// A member as a group's membership names it: a store, by the node it is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
+    node: u64,
     address: String,
     labels: String,
 }
 
 impl Member {
-    /// A node that is reached at `address` and has these failure-domain `labels`.
+    /// A store of the node with this number, which is reached at `address` and has these
+    /// failure-domain `labels`.
     ///
     /// # Errors
     /// If one of them is too long.
     pub fn new(
+        node: u64,
         address: impl Into<String>,
         labels: impl Into<String>,
     ) -> Result<Member, MemberError> {
@@ -30,7 +33,13 @@ impl Member {
         if labels.len() > LABELS_MAX_BYTES {
             return Err(MemberError::Labels { found: labels.len() });
         }
-        Ok(Member { address, labels })
+        Ok(Member { node, address, labels })
+    }
+
+    /// The number of the node it is in.
+    #[must_use]
+    pub fn node(&self) -> u64 {
+        self.node
     }
 
     /// Where its peers reach it.
@@ -48,7 +57,7 @@ impl Member {
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.address, self.labels)
+        write!(f, "node {} at {} ({})", self.node, self.address, self.labels)
     }
 }
 

@@ -20,7 +20,8 @@ use openraft::{EntryPayload, RaftTypeConfig};
 /// Who led when an entry was made: the term says it, as there is at most one leader in each.
 pub type CommittedLeaderId = leader_id_std::CommittedLeaderId<u64>;
 
-/// A node's number in its cluster. Never used again for another node.
+/// A member's number: that of its store in the cluster. Never used again for another store, and a
+/// store that lost what it held is another one.
 pub type NodeId = u64;
 
 /// openraft's types, as every group has them.

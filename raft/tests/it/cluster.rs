@@ -235,7 +235,7 @@ async fn live(reactor: &Reactor) -> (NodeId, u64, Vec<u8>) {
     for id in 1..=3 {
         nodes.push(start(reactor, &net, id).await);
     }
-    let member = |id: NodeId| (id, Member::new(format!("node {id}"), "").expect("is short"));
+    let member = |id: NodeId| (id, Member::new(id, format!("node {id}"), "").expect("is short"));
     let members: BTreeMap<NodeId, Member> = (1..=3).map(member).collect();
     let runtime_of = |id: NodeId| net.nodes.borrow()[&id].0.clone();
     runtime_of(1).enter(nodes[0].raft.initialize(members)).await.expect("is initialized");

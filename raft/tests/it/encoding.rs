@@ -67,7 +67,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn membership() -> impl Strategy<Value = Membership> {
     let member = ("[a-z0-9:./]{0,128}", "[a-z0-9=,]{0,384}")
-        .prop_map(|(address, labels)| Member::new(address, labels).expect("keeps its bounds"));
+        .prop_map(|(address, labels)| Member::new(7, address, labels).expect("keeps its bounds"));
     let members = btree_map(any::<u64>(), member, 1..=MEMBERS_MAX);
     (members, vec(vec(any::<bool>(), MEMBERS_MAX), 1..=2)).prop_map(|(members, chosen)| {
         let ids: Vec<u64> = members.keys().copied().collect();
@@ -249,7 +249,7 @@ fn a_head_is_short_and_holds_no_blocks() {
 
 #[test]
 fn the_largest_membership_has_its_bound() {
-    let member = Member::new("a".repeat(ADDRESS_MAX_BYTES), "l".repeat(LABELS_MAX_BYTES));
+    let member = Member::new(u64::MAX, "a".repeat(ADDRESS_MAX_BYTES), "l".repeat(LABELS_MAX_BYTES));
     let member = member.expect("keeps its bounds");
     let full = |members: u64| {
         let ids: BTreeSet<u64> = (0..members).collect();
@@ -264,8 +264,8 @@ fn the_largest_membership_has_its_bound() {
     let found = MEMBERS_MAX + 1;
     let error = EncodingError::Bound { of: "voters", expected: MEMBERS_MAX, found };
     assert_eq!(encode_head(&EntryPayload::Membership(full(found as u64))), Err(error));
-    Member::new("a".repeat(ADDRESS_MAX_BYTES + 1), "").expect_err("is too long");
-    Member::new("", "l".repeat(LABELS_MAX_BYTES + 1)).expect_err("is too long");
+    Member::new(u64::MAX, "a".repeat(ADDRESS_MAX_BYTES + 1), "").expect_err("is too long");
+    Member::new(1, "", "l".repeat(LABELS_MAX_BYTES + 1)).expect_err("is too long");
 }
 
 #[test]

@@ -51,10 +51,25 @@ impl ControlState {
         if held + count as usize > limits::SLICES_MAX {
             return Err(Refusal::Full(Bound::Slices));
         }
+        // Ids of the engine's volumes are made of these numbers.
+        let first_slice = self.next_slice;
+        let next_slice = first_slice.checked_add(count as u32);
+        let next_slice = next_slice.filter(|next| *next <= limits::SLICE_NUMBERS_MAX);
+        let next_slice = next_slice.ok_or(Refusal::Full(Bound::Slices))?;
         let (policy, slices) = self.provide(policy, count as usize, avoid)?;
         let (epoch, writers, deleting) = (0, Vec::new(), false);
-        let volume =
-            Volume { name, size_bytes, policy, slice_bytes, slices, epoch, writers, deleting };
+        self.next_slice = next_slice;
+        let volume = Volume {
+            name,
+            size_bytes,
+            policy,
+            slice_bytes,
+            first_slice,
+            slices,
+            epoch,
+            writers,
+            deleting,
+        };
         self.volumes.insert(ClusterVolumeId(index), volume);
         self.changed();
         Ok(Outcome::Volume(ClusterVolumeId(index)))

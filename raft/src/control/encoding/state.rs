@@ -26,6 +26,7 @@ record!(ControlState, 0, {
     volumes: BTreeMap<ClusterVolumeId, Volume>,
     groups: BTreeMap<PgId, Group>,
     next_group: PgId,
+    next_slice: u32,
     retries: Retries,
 });
 
@@ -42,6 +43,7 @@ record!(Volume, VOLUMES_MAX, {
     size_bytes: u64,
     policy: PolicyId,
     slice_bytes: u64,
+    first_slice: u32,
     slices: Vec<PgId>,
     epoch: u64,
     writers: Vec<NodeId>,

@@ -87,6 +87,7 @@ pub(super) fn put_membership(
     into.push(bounded("members", MEMBERS_MAX, members)? as u8);
     for (id, member) in membership.nodes() {
         into.extend(id.to_le_bytes());
+        into.extend(member.node().to_le_bytes());
         put_text(member.address(), into);
         put_text(member.labels(), into);
     }
@@ -100,9 +101,10 @@ pub(super) fn take_membership(bytes: &mut Bytes<'_>) -> Result<Membership, Encod
     let mut members = BTreeMap::new();
     for _ in 0..count {
         let id = take_id(bytes, members.last_key_value().map(|(id, _)| *id))?;
+        let node = bytes.u64()?;
         let address = bytes.text("bytes of an address", ADDRESS_MAX_BYTES)?;
         let labels = bytes.text("bytes of labels", LABELS_MAX_BYTES)?;
-        let member = Member::new(address, labels).map_err(|_| EncodingError::Membership)?;
+        let member = Member::new(node, address, labels).map_err(|_| EncodingError::Membership)?;
         members.insert(id, member);
     }
     if sets.is_empty() && members.is_empty() {
