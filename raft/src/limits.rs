@@ -6,6 +6,7 @@ use ashlar_engine::limits::{
     ENTRY_BLOCKS_MAX, ENTRY_CHANGES_MAX, ENTRY_HEAD_MAX_BYTES, VOTE_MAX_BYTES,
 };
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
+use std::time::Duration;
 
 /// Blocks that the changes of one proposal write: 1 MiB, what the engine writes atomically.
 pub const PROPOSAL_BLOCKS_MAX: usize = (1 << 20) / BLOCK_SIZE_BYTES;
@@ -16,6 +17,8 @@ pub const HEAD_MAX_BYTES: usize = ENTRY_HEAD_MAX_BYTES;
 /// Bytes of a control command or of its answer.
 pub const COMMAND_MAX_BYTES: usize = 60 << 10;
 
+/// Group of the engine in which a node keeps who it is. No placement group has this number.
+pub const IDENTITY_GROUP: u32 = u32::MAX;
 /// Members of a group, voters and learners.
 pub const MEMBERS_MAX: usize = 16;
 /// Sets of voters in force at once: two while the membership changes.
@@ -36,6 +39,23 @@ pub const VOTE_BYTES: usize = 18;
 /// Bytes of entries that are read at once to be sent: one full proposal, or many small ones. More
 /// are in flight by pipelining.
 pub const READ_MAX_BYTES: usize = 1 << 20;
+/// Blocks that one node reads for another at once.
+pub const READ_BLOCKS_MAX: u64 = PROPOSAL_BLOCKS_MAX as u64;
+/// Time in which the members of a group must answer a leader that wants to know whether it still
+/// leads, before who reads is told that nobody knows.
+pub const READ_BARRIER_MAX: Duration = Duration::from_secs(2);
+/// Members that are asked one after the other who leads a group, before who asks is told that
+/// nobody does. The pauses between them add up to about two elections.
+pub const ASK_LEADER_ATTEMPTS: u32 = 10;
+/// Time in which a node answers another one. Longer than a write that waits for room.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after which a command to the control group that has no outcome is given up.
+pub const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Entries that a group keeps for members that are behind, once they are applied. One that is
+/// further behind gets a snapshot.
+pub const ENTRIES_KEPT: u64 = 8192;
+/// Entries beyond [`ENTRIES_KEPT`] after which they are given up: not one by one.
+pub const ENTRIES_PURGED_MIN: u64 = 4096;
 /// Entries that are applied at once, before their proposers are answered.
 pub const APPLY_ENTRIES_MAX: usize = 64;
 

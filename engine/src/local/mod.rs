@@ -225,6 +225,12 @@ impl LocalStore {
         self.call(Request::DeleteVolume { volume }).await.map(drop)
     }
 
+    /// Identity of the device: drawn when it was formatted.
+    #[must_use]
+    pub fn device_id(&self) -> DeviceId {
+        self.inner.store.borrow().device_id()
+    }
+
     /// Space, segments, totals.
     #[must_use]
     pub fn status(&self) -> StoreStatus {

@@ -32,7 +32,7 @@ pub use status::{Mapping, SegmentCounts, StoreStatus, VolumeStatus};
 
 use crate::buffer::{Buffer, BufferPool};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Seal, Superblock};
+use crate::format::{DeviceId, Seal, Superblock};
 use crate::reactor::{DeviceCompletion, DeviceOp};
 use crate::units::{BlockIndex, GroupId, Lsn, Nanos, SegmentId, VolumeId};
 use cache::ChecksumCache;
@@ -337,6 +337,12 @@ impl Store {
     #[must_use]
     pub fn is_full_of_requests(&self) -> bool {
         self.waiting_bytes >= crate::limits::QUEUED_MAX_BYTES
+    }
+
+    /// Identity of the device.
+    #[must_use]
+    pub fn device_id(&self) -> DeviceId {
+        self.seal.device()
     }
 
     /// Why the store fenced itself, if it did.

@@ -50,11 +50,11 @@ pub const TEXT_MAX_BYTES: usize = 256;
 pub const ADDRESS_MAX_BYTES: usize = 256;
 /// NBD addresses of a node.
 pub const NBD_ADDRESSES_MAX: usize = 8;
-/// Processes whose last commands are remembered, so that a retry is not carried out twice: every
-/// node twice.
-pub const PROPOSERS_MAX: usize = 2048;
+/// Processes whose last commands are remembered, so that a retry is not carried out twice. Those
+/// that were silent for longest are forgotten; a retry comes within a minute.
+pub const PROPOSERS_MAX: usize = 64;
 /// Commands of one process that are remembered; so many may be under way at once.
-pub const COMMANDS_PER_PROPOSER_MAX: usize = 8;
+pub const COMMANDS_PER_PROPOSER_MAX: usize = 4;
 
 /// A node not heard of for so long takes no new work. Several heartbeats may be lost.
 pub const DOWN_AFTER: Duration = Duration::from_secs(5);

@@ -160,6 +160,8 @@ pub enum Bound {
     Slices,
     /// Groups, or room in those there are.
     Groups,
+    /// Bytes of the whole state.
+    State,
 }
 
 impl fmt::Display for Refusal {
@@ -411,6 +413,9 @@ impl fmt::Display for Bound {
             Bound::Groups => f.write_str(
                 "the placement groups have no room for so many slices; use larger slices, add \
                  stores, or delete a volume",
+            ),
+            Bound::State => f.write_str(
+                "the cluster's map has no room for more; delete a volume or remove a node first",
             ),
         }
     }

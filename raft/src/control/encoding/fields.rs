@@ -90,6 +90,7 @@ alternatives!(Bound, "bound", 0, {
     3 => Volumes,
     4 => Slices,
     5 => Groups,
+    6 => State,
 });
 
 alternatives!(Refusal, "refusal", 0, {

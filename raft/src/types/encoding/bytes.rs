@@ -69,6 +69,11 @@ impl<'a> Bytes<'a> {
         std::str::from_utf8(self.take(len)?).map_err(|_| EncodingError::Text)
     }
 
+    /// All that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// Nothing may be left.
     pub(crate) fn end(self) -> Result<(), EncodingError> {
         match self.0.len() {

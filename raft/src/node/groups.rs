@@ -1,0 +1,162 @@
+//! The groups that have a member on this node: started when the map says so.
+//!
+//! Must never know: what is asked of groups.
+
+use super::Inner;
+use super::answer::Answer;
+use super::commands::ControlCommands;
+use super::replica::{Raft, Replica, refused, unknown};
+use crate::control::{ControlState, Group, PgId, Step};
+use crate::limits::{ENTRIES_KEPT, ENTRIES_PURGED_MIN};
+use crate::log_store::LogStore;
+use crate::network::Network;
+use crate::placement::StoreId;
+use crate::state_machine::{Commands, StateMachine};
+use crate::types::{Member, StoredMembership};
+use ashlar_engine::units::GroupId;
+use ashlar_engine::{Error, ErrorKind, Result};
+use openraft::error::{InitializeError, RaftError};
+use openraft_rt::watch::WatchReceiver as _;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+impl Inner {
+    /// The member of a group on this node.
+    pub(super) fn replica(&self, group: PgId) -> Option<Rc<Replica>> {
+        self.replicas.borrow().get(&group).cloned()
+    }
+
+    pub(super) fn all_replicas(&self) -> Vec<Rc<Replica>> {
+        self.replicas.borrow().values().cloned().collect()
+    }
+
+    /// How a group's membership names a store.
+    pub(super) fn member(&self, store: StoreId) -> Result<Member> {
+        let map = self.map.newest();
+        let missing = || Error::new(ErrorKind::NotFound, format!("store {store} is not known"));
+        let node = map.stores().get(&store).ok_or_else(missing)?.node;
+        let spec = &map.nodes().get(&node).ok_or_else(missing)?.spec;
+        let member = Member::new(node.0, spec.address.clone(), spec.labels.to_string());
+        member.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))
+    }
+
+    /// Starts the members that the map has here and that do not run, stops those that are gone.
+    pub(super) async fn follow_map(self: &Rc<Inner>) {
+        let (map, own) = (self.map.newest(), self.store_id.get());
+        if own == StoreId(0) {
+            return;
+        }
+        for (id, group) in map.groups() {
+            if concerns(group, own) && self.replica(*id).is_none() {
+                if let Err(error) = self.start_replica(*id).await {
+                    self.troubles.borrow_mut().insert(*id, error.to_string());
+                }
+            }
+        }
+        for replica in self.all_replicas() {
+            if is_gone(&map, replica.id, own) && !holds(&replica) {
+                self.stop_replica(&replica).await;
+            }
+        }
+    }
+
+    /// Starts this node's member of a group.
+    pub(super) async fn start_replica(self: &Rc<Inner>, id: PgId) -> Result<Rc<Replica>> {
+        let _one_at_a_time = self.starting.lock().await;
+        if let Some(replica) = self.replica(id) {
+            return Ok(replica);
+        }
+        let closed = || Error::new(ErrorKind::Closed, "this node is in no cluster yet");
+        let peers = self.peers().ok_or_else(closed)?;
+        let own = self.store_id.get();
+        let device = |error: std::io::Error| {
+            let why = format!("placement group {id} cannot be started here: {error}");
+            Error::new(ErrorKind::Corrupt, why)
+        };
+        let log = LogStore::open(self.store.group(GroupId(id.0))).map_err(device)?;
+        let commands = (id == PgId::CONTROL)
+            .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
+        let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
+        let network = Network::new(peers, id.0, own.0);
+        let config = std::sync::Arc::clone(&self.config);
+        let raft = Raft::new(own.0, config, network, log.clone(), machine);
+        let raft = self.runtime.enter(raft).await.map_err(|error| {
+            let why = format!("placement group {id} cannot be started here: {error}");
+            Error::new(ErrorKind::Failed, why)
+        })?;
+        let replica = Rc::new(Replica::new(id, own, raft, log, self.runtime.clone()));
+        self.replicas.borrow_mut().insert(id, Rc::clone(&replica));
+        self.troubles.borrow_mut().remove(&id);
+        Ok(replica)
+    }
+
+    async fn stop_replica(&self, replica: &Replica) {
+        self.replicas.borrow_mut().remove(&replica.id);
+        // Its end is not waited for by anybody else; an error says that it has ended already.
+        self.runtime.enter(replica.raft.shutdown()).await.ok();
+    }
+
+    /// Starts a group with these members, if it never was.
+    pub(super) async fn start_group(
+        self: &Rc<Inner>,
+        id: PgId,
+        members: &StoredMembership,
+    ) -> Answer<()> {
+        let started = self.start_replica(id).await;
+        let replica = started.map_err(|error| unknown(&error))?;
+        let nodes = members.membership().nodes();
+        let nodes: BTreeMap<u64, Member> = nodes.map(|(id, node)| (*id, node.clone())).collect();
+        if !nodes.contains_key(&replica.store.0) {
+            return Err(refused(ErrorKind::Invalid, &"this store is not among the members"));
+        }
+        let started = self.runtime.enter(replica.raft.initialize(nodes)).await;
+        match started {
+            // Somebody did it before.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(unknown(&error)),
+        }
+    }
+
+    /// Gives up entries that all have, or that are too many to be kept for those who do not.
+    pub(super) async fn purge_logs(&self) {
+        for replica in self.all_replicas() {
+            let Some(upto) = purgeable(&replica) else { continue };
+            let trigger = replica.raft.trigger();
+            let snapshot = self.runtime.enter(trigger.snapshot()).await;
+            if snapshot.is_ok() {
+                // What is not in the snapshot yet goes next time.
+                self.runtime.enter(trigger.purge_log(upto)).await.ok();
+            }
+        }
+    }
+}
+
+/// Whether a store has, or is to have, a member of the group.
+fn concerns(group: &Group, own: StoreId) -> bool {
+    let comes = matches!(group.pending, Some(Step::AddLearner { store }) if store == own);
+    group.member(own).is_some() || comes
+}
+
+/// Whether the map says that a store has no member of the group any more.
+fn is_gone(map: &ControlState, id: PgId, own: StoreId) -> bool {
+    map.groups().get(&id).is_some_and(|group| group.started && !concerns(group, own))
+}
+
+/// Whether the group's own membership, as far as it is known here, still names this member: the map
+/// may be older than that.
+fn holds(replica: &Replica) -> bool {
+    let (newest, _) = replica.membership();
+    newest.membership().get_node(&replica.store.0).is_some()
+}
+
+/// Up to where a member's log may be given up, if it is time to.
+fn purgeable(replica: &Replica) -> Option<u64> {
+    let applied = replica.raft.metrics().borrow_watched().last_applied?.index();
+    let state = replica.log.group().state();
+    if let Some(wanted) = replica.log.group().purge_wanted() {
+        return Some(wanted.index.min(applied));
+    }
+    let first = state.first?;
+    let keep_from = applied.saturating_sub(ENTRIES_KEPT);
+    (keep_from >= first + ENTRIES_PURGED_MIN).then_some(keep_from)
+}

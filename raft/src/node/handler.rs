@@ -1,0 +1,139 @@
+//! Answering other nodes.
+//!
+//! Invariant: Raft's messages of one group are handed to openraft in the order in which they came.
+//! Must never know: connections.
+
+use super::Inner;
+use super::answer::{self, Answer, Fault, encode_extents};
+use super::message::{Message, REPORT};
+use super::replica::{Replica, refused};
+use super::report::Report;
+use crate::control::PgId;
+use crate::frame::NodeId;
+use crate::network;
+use crate::placement;
+use crate::transport::{Error, ErrorKind, Handler, Reply, Result};
+use crate::types::encoding::encode_outcome;
+use ashlar_engine::ErrorKind as EngineError;
+use ashlar_engine::buffer::Buffer;
+use ashlar_engine::reactor::LocalBox;
+use std::rc::{Rc, Weak};
+
+/// Kinds below this one are Raft's own messages, then come those of snapshots.
+const RAFT_KINDS_END: u8 = 16;
+
+/// Hands what peers want to the node, as long as there is one.
+pub(super) struct Answering(pub(super) Weak<Inner>);
+
+impl Handler for Answering {
+    fn handle(
+        &self,
+        peer: NodeId,
+        group: u32,
+        _lane: u32,
+        head: Vec<u8>,
+        payload: Vec<Buffer>,
+    ) -> LocalBox<Result<Reply>> {
+        let Some(node) = self.0.upgrade() else {
+            return Box::pin(async { Err(Error::new(ErrorKind::Refused, "the node has ended")) });
+        };
+        let (runtime, id) = (node.runtime.clone(), PgId(group));
+        match head.get(1) {
+            Some(kind) if *kind < RAFT_KINDS_END => {
+                let Some(replica) = node.replica(id) else {
+                    return Box::pin(async move { Err(not_here(id)) });
+                };
+                Box::pin(runtime.enter(async move {
+                    network::serve(&replica.raft, replica.store.0, peer, &head, payload).await
+                }))
+            }
+            Some(&REPORT) => {
+                if let Ok(report) = Report::decode(&head)
+                    && report.node.0 == peer.0
+                {
+                    node.reports.borrow_mut().take(node.reactor.now(), report);
+                }
+                Box::pin(async { Ok(Reply::default()) })
+            }
+            _ => Box::pin(runtime.enter(async move {
+                let message = Message::decode(&head, payload);
+                let message = message
+                    .map_err(|error| Error::new(ErrorKind::Refused, error.to_string()))?;
+                Ok(node.answer(id, message).await)
+            })),
+        }
+    }
+}
+
+fn not_here(id: PgId) -> Error {
+    Error::new(ErrorKind::Refused, format!("this node has no member of placement group {id} yet"))
+}
+
+impl Inner {
+    async fn answer(self: &Rc<Inner>, id: PgId, message: Message) -> Reply {
+        let mut payload = Vec::new();
+        let answer = match message {
+            Message::Map { known } => Ok(self.answer_map(known)),
+            Message::Start(members) => self.start_group(id, &members).await.map(|()| Vec::new()),
+            message => match self.replica(id) {
+                None => Err(Fault::NotLeader(None)),
+                Some(replica) => self.answer_leader(&replica, message, &mut payload).await,
+            },
+        };
+        Reply { head: answer::encode(answer), payload }
+    }
+
+    /// What is asked of a group's leader.
+    async fn answer_leader(
+        self: &Rc<Inner>,
+        replica: &Rc<Replica>,
+        message: Message,
+        payload: &mut Vec<Buffer>,
+    ) -> Answer<Vec<u8>> {
+        match message {
+            Message::Propose(proposal) => {
+                let outcome = replica.propose(proposal).await?;
+                let encoded = encode_outcome(&outcome);
+                encoded.map_err(|error| refused(EngineError::Failed, &error))
+            }
+            Message::Read(range) => {
+                *payload = replica.read(range).await?;
+                Ok(Vec::new())
+            }
+            Message::Extents(range, extents_max) => {
+                let extents_max = extents_max.min(super::EXTENTS_MAX) as usize;
+                Ok(encode_extents(&replica.extents(range, extents_max).await?))
+            }
+            Message::Perform { epoch, step } => {
+                self.perform_here(replica, epoch, step).await.map(|()| Vec::new())
+            }
+            Message::Settle { epoch, step } => {
+                self.settle_here(replica, epoch, step).await.map(|()| Vec::new())
+            }
+            Message::Lead { to } => {
+                let moved = replica.raft.trigger().transfer_leader(to.0).await;
+                moved.map(|()| Vec::new()).map_err(|error| super::replica::unknown(&error))
+            }
+            Message::Map { .. } | Message::Start(_) => {
+                Err(refused(EngineError::Invalid, &"this is not asked of a leader"))
+            }
+        }
+    }
+
+    /// Who leads the control group, then the map if it is newer than the one known.
+    fn answer_map(&self, known: u64) -> Vec<u8> {
+        let leader = self.replica(PgId::CONTROL).and_then(|replica| replica.leader());
+        let mut into = leader.unwrap_or_default().0.to_le_bytes().to_vec();
+        let map = self.map.newest();
+        if map.epoch() > known {
+            into.extend(map.encode());
+        }
+        into
+    }
+}
+
+impl From<NodeId> for placement::NodeId {
+    fn from(node: NodeId) -> placement::NodeId {
+        placement::NodeId(node.0)
+    }
+}

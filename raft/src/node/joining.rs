@@ -1,0 +1,296 @@
+//! How a node comes into its cluster: as what its store says, newly admitted, or as the first.
+//!
+//! Must never know: what groups do.
+
+use super::identity::Stored;
+use super::message::Message;
+use super::replica::unknown;
+use super::{Inner, NodeOptions, make_peers, parse_address, planner};
+use crate::control::{
+    ClusterId, ControlState, NodeState, Operation, Outcome, PgId, Policy, Refusal,
+};
+use crate::frame;
+use crate::placement::{NodeId, StoreId};
+use crate::transport::Request;
+use crate::types::{Member, Membership, StoredMembership};
+use ashlar_engine::{Error, ErrorKind, Result};
+use openraft_rt::watch::WatchReceiver as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often other nodes are asked for a newer map, by those that are no members of the control
+/// group, and how often a node looks after its members.
+const MAP_INTERVAL: Duration = Duration::from_millis(300);
+/// How often a node tells that it lives.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often logs are looked at for what can be given up.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before a node that could not make itself known tries again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Time that members have to elect who was asked to lead, when a node ends.
+pub(super) const HAND_OVER_PAUSE: Duration = Duration::from_millis(300);
+
+/// Whether options and store fit together.
+///
+/// # Errors
+/// `Invalid` if they do not.
+pub(super) fn check(options: &NodeOptions, stored: Option<Stored>) -> Result<()> {
+    let refused = |why: String| Err(Error::new(ErrorKind::Invalid, why));
+    if options.id == NodeId(0) {
+        return refused("a node's id is 1 or more; use the one that add-node has printed".into());
+    }
+    parse_address(&options.address)?;
+    for (_, address) in &options.peers {
+        parse_address(address)?;
+    }
+    let Some(stored) = stored else { return Ok(()) };
+    if stored.node != options.id {
+        let (own, id) = (stored.node, options.id);
+        return refused(format!(
+            "the store belongs to node {own}, not to node {id}: set id = {own}, or use another \
+             store"
+        ));
+    }
+    match options.cluster {
+        Some(cluster) if cluster != stored.cluster => {
+            refused("the store belongs to another cluster: use another store".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Inner {
+    /// Goes on as a node of a cluster.
+    pub(super) async fn enter_cluster(
+        self: &Rc<Inner>,
+        cluster: ClusterId,
+        stored: Option<Stored>,
+    ) -> Result<()> {
+        let before = stored.map_or(0, |stored| stored.incarnation);
+        let incarnation = self.options.started.max(before + 1);
+        let store = stored.map_or(StoreId(0), |stored| stored.store);
+        let node = self.options.id;
+        Stored { cluster, node, store, incarnation }.save(&self.store).await?;
+        self.incarnation.set(incarnation);
+        self.store_id.set(store);
+        let peers = make_peers(self, cluster);
+        peers.listen(&self.options.listen).map_err(|error| {
+            let why = format!("cannot listen for other nodes: {error}");
+            Error::new(ErrorKind::Device, why)
+        })?;
+        for (peer, address) in self.options.peers.iter().filter(|(peer, _)| *peer != node) {
+            let set = peers.set_peer(frame::NodeId(peer.0), parse_address(address)?);
+            set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        }
+        self.peers.replace(Some(peers));
+        self.restart_members().await?;
+        self.spawn(follow(Rc::clone(self)));
+        self.spawn(report(Rc::clone(self)));
+        self.spawn(planner::run(Rc::clone(self)));
+        self.spawn(purge(Rc::clone(self)));
+        self.spawn(make_known(Rc::clone(self), cluster));
+        Ok(())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let task = self.reactor.spawn(self.runtime.enter(task));
+        self.tasks.borrow_mut().push(task);
+    }
+
+    /// Starts the control group's member first, if there is one here: it has the map.
+    async fn restart_members(self: &Rc<Inner>) -> Result<()> {
+        let has_control = self.store.groups().iter().any(|group| group.0 == PgId::CONTROL.0);
+        if self.store_id.get() == StoreId(0) || !has_control {
+            return Ok(());
+        }
+        if let Err(error) = self.start_replica(PgId::CONTROL).await {
+            self.troubles.borrow_mut().insert(PgId::CONTROL, error.to_string());
+        }
+        self.set_peers();
+        self.runtime.enter(self.follow_map()).await;
+        Ok(())
+    }
+
+    /// Makes the nodes of the map peers.
+    fn set_peers(&self) {
+        let Some(peers) = self.peers() else { return };
+        let map = self.map.newest();
+        for (id, node) in map.nodes().iter().filter(|(id, _)| **id != self.options.id) {
+            let node_id = frame::NodeId(id.0);
+            if node.state == NodeState::Removed {
+                peers.remove_peer(node_id);
+            } else if let Ok(address) = parse_address(&node.spec.address) {
+                // Too many peers: the rest is reached by those that dial this node.
+                peers.set_peer(node_id, address).ok();
+            }
+        }
+    }
+
+    /// See [`super::Node::init`]. Begun again where it was left.
+    pub(super) async fn found(self: &Rc<Inner>, policy: Policy) -> Result<ClusterId> {
+        if self.map.newest().cluster().is_some() || self.options.cluster.is_some() {
+            return Err(Error::new(ErrorKind::Exists, "this node is in a cluster already"));
+        }
+        if self.options.id != NodeId(1) {
+            let why = "only node 1 makes a cluster; others are admitted with add-node";
+            return Err(Error::new(ErrorKind::Invalid, why));
+        }
+        let stored = Stored::load(&self.store)?;
+        let cluster = match stored {
+            Some(stored) => stored.cluster,
+            None => {
+                let mut cluster = ClusterId([0; 16]);
+                self.reactor.random("cluster").fill_bytes(&mut cluster.0);
+                cluster
+            }
+        };
+        if self.store_id.get() == StoreId(0) {
+            let incarnation = stored.map_or(0, |stored| stored.incarnation);
+            let first = Stored { cluster, node: NodeId(1), store: StoreId(1), incarnation };
+            if self.peers().is_none() {
+                self.enter_cluster(cluster, Some(first)).await?;
+            }
+        }
+        let own = Member::new(1, self.options.address.clone(), self.options.labels.to_string());
+        let own = own.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, own)]));
+        let membership = membership
+            .map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        let stored = StoredMembership::new(None, membership);
+        let started = self.start_group(PgId::CONTROL, &stored).await;
+        started.map_err(|fault| Error::new(ErrorKind::Failed, format!("{fault:?}")))?;
+        let (node, store) = (self.spec(), self.store_spec());
+        match self.command(Operation::Init { cluster, node, store, policy }).await? {
+            Outcome::Node(_) => Ok(cluster),
+            other => Err(refusal(&other)),
+        }
+    }
+
+    /// Asks a node for its map, if that is newer.
+    async fn fetch_map(&self, node: NodeId) {
+        let known = self.map.newest().epoch();
+        let Ok((bytes, _)) = self.ask(node, PgId(0), Message::Map { known }, 0).await else {
+            return;
+        };
+        let Some((leader, map)) = bytes.split_first_chunk::<8>() else { return };
+        let leader = StoreId(u64::from_le_bytes(*leader));
+        if leader != StoreId(0) {
+            self.leaders.borrow_mut().insert(PgId::CONTROL, leader);
+        }
+        if let Ok(map) = ControlState::decode(map) {
+            self.map.show(&map);
+        }
+    }
+
+    /// Nodes that may know a newer map: those with voters of the control group, else any.
+    fn map_sources(&self) -> Vec<NodeId> {
+        let map = self.map.newest();
+        let own = self.options.id;
+        let Some(control) = map.groups().get(&PgId::CONTROL) else {
+            return self.options.peers.iter().map(|(node, _)| *node).collect();
+        };
+        let node_of = |store| map.stores().get(&store).map(|store| store.node);
+        let mut nodes: Vec<NodeId> = control.voters().filter_map(node_of).collect();
+        nodes.retain(|node| *node != own);
+        // The map may be so old that none of them is left.
+        nodes.extend(self.options.peers.iter().map(|(node, _)| *node));
+        nodes
+    }
+}
+
+/// Follows the map, and asks for newer ones where they do not come by themselves.
+async fn follow(node: Rc<Inner>) {
+    let mut watched = node.map.watch();
+    let mut turn = 0;
+    loop {
+        node.set_peers();
+        node.follow_map().await;
+        node.reactor.within(MAP_INTERVAL, watched.changed()).await;
+        // A member of the control group that is cut off from it does not learn that it was removed.
+        let sources = node.map_sources();
+        let own = node.replica(PgId::CONTROL).is_some_and(|replica| replica.leader().is_some());
+        turn += 1;
+        if !own && !sources.is_empty() {
+            node.fetch_map(sources[turn % sources.len()]).await;
+        }
+    }
+}
+
+/// Tells the control group's members how this node is.
+async fn report(node: Rc<Inner>) {
+    loop {
+        if let Some(peers) = node.peers() {
+            let report = node.report().encode();
+            let targets: BTreeSet<NodeId> = node.map_sources().into_iter().collect();
+            for target in targets {
+                let request = Request::new(0, super::LANE_ASK, report.clone());
+                let post = peers.post(frame::NodeId(target.0), request, REPORT_INTERVAL);
+                // It says so again in a moment.
+                node.runtime.start_task(async move { drop(post.await) });
+            }
+        }
+        node.reactor.sleep(REPORT_INTERVAL).await;
+    }
+}
+
+async fn purge(node: Rc<Inner>) {
+    loop {
+        node.reactor.sleep(PURGE_INTERVAL).await;
+        node.purge_logs().await;
+    }
+}
+
+/// Makes node and store known to the cluster, until they are.
+async fn make_known(node: Rc<Inner>, cluster: ClusterId) {
+    loop {
+        if node.map.newest().cluster().is_some() || node.options.id != NodeId(1) {
+            match introduce(&node, cluster).await {
+                Ok(()) => return,
+                Err(error) => drop(node.troubles.borrow_mut().insert(PgId(0), error.to_string())),
+            }
+        }
+        node.reactor.sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn introduce(node: &Rc<Inner>, cluster: ClusterId) -> Result<()> {
+    let id = node.options.id;
+    let update = Operation::UpdateNode { node: id, spec: node.spec() };
+    match node.command(update).await? {
+        Outcome::Node(_) => {}
+        other => return Err(refusal(&other)),
+    }
+    if node.store_id.get() == StoreId(0) {
+        let add = Operation::AddStore { node: id, store: node.store_spec() };
+        let store = match node.command(add).await? {
+            Outcome::Store(store) => store,
+            // Added before, and the answer was lost: nothing was kept in it since.
+            Outcome::Refused(Refusal::DeviceKnown(store)) => store,
+            other => return Err(refusal(&other)),
+        };
+        let incarnation = node.incarnation.get();
+        Stored { cluster, node: id, store, incarnation }.save(&node.store).await?;
+        node.store_id.set(store);
+    }
+    // Whatever else this node had held is lost: it must be made elsewhere.
+    let (map, own) = (node.map.newest(), node.store_id.get());
+    for (store, known) in map.stores() {
+        if known.node == id && *store != own && known.weight > 0 {
+            node.command(Operation::SetWeight { store: *store, weight: 0 }).await?;
+        }
+    }
+    node.troubles.borrow_mut().remove(&PgId(0));
+    Ok(())
+}
+
+/// A refusal as an error.
+fn refusal(outcome: &Outcome) -> Error {
+    match outcome {
+        Outcome::Refused(refusal) => Error::new(ErrorKind::Invalid, refusal.to_string()),
+        other => {
+            let fault = unknown(&format!("the control group answered {other:?}"));
+            Error::new(ErrorKind::Failed, format!("{fault:?}"))
+        }
+    }
+}
