@@ -1,6 +1,6 @@
 //! Every bound of the crate, why it is there, and how the bounds relate.
 //!
-//! Must never know: anything but the engine's limits.
+//! Must never know: anything but the limits of the engine and of frames.
 
 use ashlar_engine::limits::{
     ENTRY_BLOCKS_MAX, ENTRY_CHANGES_MAX, ENTRY_HEAD_MAX_BYTES, VOTE_MAX_BYTES,
@@ -39,6 +39,9 @@ pub const VOTE_BYTES: usize = 18;
 /// Bytes of entries that are read at once to be sent: one full proposal, or many small ones. More
 /// are in flight by pipelining.
 pub const READ_MAX_BYTES: usize = 1 << 20;
+/// Blocks that a leader keeps free in its store: what may be under way to members that have as much
+/// room as it has itself.
+pub const ROOM_MARGIN_BLOCKS: u64 = 16 * PROPOSAL_BLOCKS_MAX as u64;
 /// Blocks that one node reads for another at once.
 pub const READ_BLOCKS_MAX: u64 = PROPOSAL_BLOCKS_MAX as u64;
 /// Time in which the members of a group must answer a leader that wants to know whether it still
@@ -56,6 +59,11 @@ pub const COMMAND_MAX: Duration = Duration::from_secs(30);
 pub const ENTRIES_KEPT: u64 = 8192;
 /// Entries beyond [`ENTRIES_KEPT`] after which they are given up: not one by one.
 pub const ENTRIES_PURGED_MIN: u64 = 4096;
+/// Bytes of a change on the wire, but for its blocks; and of what an entry says besides its head.
+pub const WIRE_CHANGE_MAX_BYTES: usize = 32;
+/// Bytes of heads and changes that are read at once to be sent, besides one entry's: with that they
+/// fit the head of a frame.
+pub const READ_HEADS_MAX_BYTES: usize = 128 << 10;
 /// Entries that are applied at once, before their proposers are answered.
 pub const APPLY_ENTRIES_MAX: usize = 64;
 
@@ -74,6 +82,11 @@ pub const CONTROL_STATE_MAX_BYTES: usize = 24 << 10;
 
 const _: () = assert!(PROPOSAL_BLOCKS_MAX <= ENTRY_BLOCKS_MAX as usize);
 const _: () = assert!(PROPOSAL_CHANGES_MAX <= ENTRY_CHANGES_MAX);
+const _: () = assert!(
+    READ_HEADS_MAX_BYTES + HEAD_MAX_BYTES + WIRE_CHANGE_MAX_BYTES * (2 + PROPOSAL_CHANGES_MAX)
+        <= crate::frame::limits::HEAD_MAX_BYTES
+);
+const _: () = assert!(READ_MAX_BYTES + (1 << 20) <= crate::frame::limits::PAYLOAD_MAX_BYTES);
 const _: () = assert!(VOTE_BYTES <= VOTE_MAX_BYTES);
 const _: () = assert!(
     64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX + CONTROL_STATE_MAX_BYTES

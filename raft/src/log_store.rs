@@ -5,7 +5,7 @@
 //! durable in the order of the calls. A log with damage is not opened at all.
 //! Must never know: sockets, what entries mean.
 
-use crate::limits::READ_MAX_BYTES;
+use crate::limits::{READ_HEADS_MAX_BYTES, READ_MAX_BYTES, WIRE_CHANGE_MAX_BYTES};
 use crate::runtime::{Watch, WatchSender};
 use crate::types::encoding::{decode_head, decode_vote, encode_head, encode_vote};
 use crate::types::{Changes, Config, Entry, LogId, Payload, Proposal, Vote, log_id};
@@ -24,6 +24,10 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Pause before a log that has no room is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The log of one group. Cheap to clone; a clone reads what the other appends.
 #[derive(Clone)]
@@ -40,6 +44,15 @@ struct Inner {
     durable: WatchSender<Durable>,
     /// Truncations so far: what was appended before one may be gone when it becomes durable.
     truncations: Cell<u64>,
+}
+
+/// How large an entry is.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// In memory.
+    bytes: usize,
+    /// All but its blocks, on the wire.
+    head_bytes: usize,
 }
 
 /// How far a log is durable.
@@ -95,7 +108,7 @@ impl LogStore {
     }
 
     /// The entry of this index, if it is in the log.
-    async fn read(&self, index: u64) -> io::Result<Option<(Entry, usize)>> {
+    async fn read(&self, index: u64) -> io::Result<Option<(Entry, Size)>> {
         if self.inner.purged.get().index() >= Some(index) {
             return Ok(None);
         }
@@ -104,10 +117,11 @@ impl LogStore {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(&error)),
         };
-        let (id, bytes) = (from_engine(entry.id), entry.bytes());
+        let head_bytes = entry.head.len() + WIRE_CHANGE_MAX_BYTES * (1 + entry.changes.len());
+        let (id, size) = (from_engine(entry.id), Size { bytes: entry.bytes(), head_bytes });
         let head = decode_head(&entry.head).map_err(invalid)?;
         let payload = head.with_changes(Changes::from(entry)).map_err(invalid)?;
-        Ok(Some((Entry::new(id, payload), bytes)))
+        Ok(Some((Entry::new(id, payload), size)))
     }
 
     /// The index to begin with, where `start` is asked for.
@@ -120,12 +134,13 @@ impl LogStore {
     /// Entries of this range, without a gap; as many as have this many bytes, and one at least.
     async fn entries(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut heads) = (0, 0);
         for index in self.begin(start)..end {
-            let Some((entry, own_bytes)) = self.read(index).await? else { break };
+            let Some((entry, size)) = self.read(index).await? else { break };
             entries.push(entry);
-            bytes += own_bytes;
-            if bytes >= bytes_max {
+            bytes += size.bytes;
+            heads += size.head_bytes;
+            if bytes >= bytes_max || bytes_max < usize::MAX && heads >= READ_HEADS_MAX_BYTES {
                 break;
             }
         }
@@ -182,6 +197,14 @@ impl RaftLogStorage<Config> for LogStore {
             flushed.io_completed(Ok(()));
             return Ok(());
         };
+        // openraft takes an error for the end of this member. There is room again when entries are
+        // applied or given up, or when somebody makes some; others go on meanwhile.
+        while let Err(error) = inner.group.check_append(&made) {
+            if error.kind() != ErrorKind::NoSpace {
+                return Err(io_error(&error));
+            }
+            reactor.sleep(ROOM_PAUSE).await;
+        }
         let durable = inner.group.append(made).map_err(|error| io_error(&error))?;
         let (inner, truncations) = (Rc::clone(inner), inner.truncations.get());
         let tell = async move {

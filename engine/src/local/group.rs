@@ -5,7 +5,7 @@
 
 use super::{LocalStore, LocalVolume};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{GroupEntry, GroupRequest, GroupState, Outcome, Request};
+use crate::store::{Change, GroupEntry, GroupRequest, GroupState, Outcome, Request};
 use crate::units::{GroupId, LogId, VolumeId};
 use std::future::Future;
 use std::rc::Rc;
@@ -95,6 +95,22 @@ impl LocalGroup {
         }
         inner.wake_driver();
         Ok(async move { call.await.map(drop) })
+    }
+
+    /// Whether [`LocalGroup::append`] would take these entries now: what it refuses is gone.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_append(&self, entries: &[GroupEntry]) -> Result<()> {
+        self.store.inner.store.borrow().check_append(self.id, entries)
+    }
+
+    /// Whether there is space for changes, and would be if `margin_blocks` more were mapped.
+    ///
+    /// # Errors
+    /// `NoSpace` if there is not.
+    pub fn check_changes(&self, changes: &[Change], margin_blocks: u64) -> Result<()> {
+        self.store.inner.store.borrow().check_changes(changes, margin_blocks)
     }
 
     /// Identity of an entry that is retained, or the last purged or applied.

@@ -94,7 +94,7 @@ impl LocalStore {
     ) -> Result<()> {
         let geometry = Geometry::for_size(size_bytes.min(device.size_bytes()))?;
         let mut id = DeviceId::default();
-        reactor.random("device id").fill_bytes(&mut id.0);
+        reactor.random_once("device id").fill_bytes(&mut id.0);
         // Together: a file system makes the first write of a new file durable with everything else
         // that it holds back.
         for completion in carry_out(device, format_store(reactor.pool(), id, geometry)).await {

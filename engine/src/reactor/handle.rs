@@ -58,6 +58,8 @@ struct Inner {
     now: Cell<Option<Nanos>>,
     turns: Cell<u64>,
     tasks_run: Cell<u64>,
+    /// Streams that were drawn once.
+    drawn: Cell<u64>,
 }
 
 impl Drop for Inner {
@@ -110,6 +112,7 @@ impl Reactor {
             now: Cell::new(None),
             turns: Cell::new(0),
             tasks_run: Cell::new(0),
+            drawn: Cell::new(0),
         };
         Reactor { inner: Rc::new(inner) }
     }
@@ -196,6 +199,17 @@ impl Reactor {
     #[must_use]
     pub fn random(&self, name: &str) -> RandomStream {
         RandomStream::named(self.inner.backend.seed(), name)
+    }
+
+    /// A random stream of `name` that is another one at every call: for identities.
+    #[must_use]
+    pub fn random_once(&self, name: &str) -> RandomStream {
+        let count = self.inner.drawn.get();
+        self.inner.drawn.set(count + 1);
+        match count {
+            0 => self.random(name),
+            _ => self.random(&format!("{name} {count}")),
+        }
     }
 
     /// Listens at `address`.

@@ -80,10 +80,21 @@ impl Store {
         first: BlockIndex,
         count: u64,
     ) -> Result<()> {
+        self.check_space_beside(0, volume, first, count)
+    }
+
+    /// As [`Store::check_space`], if so many blocks more were mapped.
+    pub(super) fn check_space_beside(
+        &self,
+        margin: u64,
+        volume: VolumeId,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<()> {
         if self.spent {
             return Err(self.no_segment());
         }
-        let used = self.data_blocks + self.reserved_blocks + self.pending_blocks;
+        let used = margin + self.data_blocks + self.reserved_blocks + self.pending_blocks;
         let capacity = self.capacity_blocks();
         if used + count <= capacity {
             return Ok(());

@@ -57,8 +57,8 @@ impl Handler for Answering {
             }
             _ => Box::pin(runtime.enter(async move {
                 let message = Message::decode(&head, payload);
-                let message = message
-                    .map_err(|error| Error::new(ErrorKind::Refused, error.to_string()))?;
+                let message =
+                    message.map_err(|error| Error::new(ErrorKind::Refused, error.to_string()))?;
                 Ok(node.answer(id, message).await)
             })),
         }

@@ -155,8 +155,8 @@ impl Inner {
         let own = Member::new(1, self.options.address.clone(), self.options.labels.to_string());
         let own = own.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
         let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, own)]));
-        let membership = membership
-            .map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        let membership =
+            membership.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
         let stored = StoredMembership::new(None, membership);
         let started = self.start_group(PgId::CONTROL, &stored).await;
         started.map_err(|fault| Error::new(ErrorKind::Failed, format!("{fault:?}")))?;

@@ -11,9 +11,9 @@ use crate::limits::{HEAD_MAX_BYTES, READ_BLOCKS_MAX};
 use crate::placement::StoreId;
 use crate::types::encoding::{
     Bytes, EncodingError, bounded, decode_changes, decode_head, decode_stored_membership,
-    encode_changes, encode_head, encode_stored_membership,
+    encode_changes, encode_head, encode_stored_membership, gather_blocks,
 };
-use crate::types::{Change, Changes, Payload, Proposal, StoredMembership};
+use crate::types::{Changes, Payload, Proposal, StoredMembership};
 use ashlar_engine::buffer::{Buffer, BufferPool};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use openraft::EntryPayload;
@@ -203,28 +203,7 @@ fn encode_proposal(
     into.extend(head);
     let EntryPayload::Normal(Proposal::Write(write)) = payload else { return Ok(Vec::new()) };
     into.extend(encode_changes(&write.changes)?);
-    Ok(gather(&write.changes, pool).into_iter().collect())
-}
-
-/// All blocks of the changes, one after the other; `None` if there are none.
-fn gather(changes: &[Change], pool: &BufferPool) -> Option<Buffer> {
-    let blocks = || {
-        changes.iter().filter_map(|change| match change {
-            Change::Write { data, .. } => Some(data),
-            _ => None,
-        })
-    };
-    let total: usize = blocks().map(|data| data.len()).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut gathered = pool.allocate(total);
-    let mut at = 0;
-    for data in blocks() {
-        gathered[at..at + data.len()].copy_from_slice(data);
-        at += data.len();
-    }
-    Some(gathered)
+    Ok(gather_blocks(&write.changes, pool).into_iter().collect())
 }
 
 fn decode_proposal(mut bytes: Bytes<'_>, mut payload: Vec<Buffer>) -> Result<Proposal> {

@@ -24,8 +24,9 @@ mod replica;
 mod report;
 mod status;
 mod steps;
+#[cfg(test)]
+mod tests;
 
-pub use attach::{NodeGroups, Volume};
 pub use options::{NodeOptions, Timing, parse_address};
 pub use status::{ClusterStatus, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 
@@ -40,6 +41,7 @@ use crate::runtime::ReactorRuntime;
 use crate::transport::{Bounds, Peers};
 use crate::types::{Outcome as Applied, Proposal};
 use answer::Fault;
+use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{Reactor, Task};
 use ashlar_engine::{Error, ErrorKind, Result};
@@ -211,9 +213,12 @@ impl Inner {
     }
 
     fn store_spec(&self) -> StoreSpec {
+        let status = self.store.status();
+        let size_bytes = status.segments.total * status.segment_bytes;
         StoreSpec {
             device: DeviceUuid(self.store.device_id().0),
-            size_bytes: self.store.status().capacity_bytes,
+            // The smallest store has less than its size in segments.
+            size_bytes: size_bytes.max(STORE_MIN_BYTES),
             weight: None,
             witness: self.options.witness,
         }

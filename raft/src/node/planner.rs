@@ -81,9 +81,7 @@ impl Inner {
             Action::Settle { group, epoch, leader, step } => {
                 self.tell(group, leader, Message::Settle { epoch, step }).await
             }
-            Action::Lead { group, from, to } => {
-                self.tell(group, from, Message::Lead { to }).await
-            }
+            Action::Lead { group, from, to } => self.tell(group, from, Message::Lead { to }).await,
             Action::Drop { volume, groups } => self.drop_slices(volume, &groups).await,
         }
     }

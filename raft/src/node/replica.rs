@@ -8,7 +8,7 @@
 use super::answer::{Answer, Fault};
 use super::message::{Range, bytes_of};
 use crate::control::PgId;
-use crate::limits::READ_BARRIER_MAX;
+use crate::limits::{READ_BARRIER_MAX, ROOM_MARGIN_BLOCKS};
 use crate::log_store::LogStore;
 use crate::placement::StoreId;
 use crate::runtime::ReactorRuntime;
@@ -73,6 +73,11 @@ impl Replica {
     pub(super) async fn propose(&self, proposal: Proposal) -> Answer<Outcome> {
         if let Err(error) = proposal.check() {
             return Err(refused(ErrorKind::Invalid, &error));
+        }
+        if let Proposal::Write(write) = &proposal {
+            // Members may have less room than this one: who writes is told before all are stuck.
+            let room = self.log.group().check_changes(&write.changes, ROOM_MARGIN_BLOCKS);
+            room.map_err(Fault::Refused)?;
         }
         let written = self.runtime.enter(self.raft.client_write(proposal)).await;
         match written {

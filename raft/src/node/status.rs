@@ -11,7 +11,6 @@ use ashlar_engine::Result;
 use openraft_rt::watch::WatchReceiver as _;
 use std::collections::BTreeMap;
 
-
 /// The cluster, as a node knows it: its own view of who is alive, the control group's of all else.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {

@@ -52,9 +52,13 @@ impl Replica {
                     return Err(refused(ErrorKind::Busy, &"the store has not caught up"));
                 }
                 voters.insert(store.0);
-                instead_of.inspect(|other| drop(voters.remove(&other.0)));
+                if let Some(other) = instead_of {
+                    voters.remove(&other.0);
+                }
             }
-            Step::Retire { store } => drop(voters.remove(&store.0)),
+            Step::Retire { store } => {
+                voters.remove(&store.0);
+            }
             Step::Remove { store } => {
                 return Ok((ChangeMembers::RemoveNodes([store.0].into()), false));
             }

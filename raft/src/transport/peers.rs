@@ -13,6 +13,7 @@ use super::limits::{
 use super::peer::Peer;
 use super::{Handler, PeerStatus, Reply, Request, TurnedAway};
 use crate::frame::{Hello, Identity, Kind, NodeId, Oversize, check_size};
+use ashlar_engine::buffer::BufferPool;
 use ashlar_engine::reactor::{Address, Listener, Reactor, Sleep, Stream, Task};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -234,6 +235,11 @@ impl Peers {
         check_size(kind, &request.head, &request.payload).map_err(too_large)?;
         let unknown = || Error::new(ErrorKind::Unreachable, format!("node {node} is not known"));
         self.shared.peer(node).ok_or_else(unknown)
+    }
+
+    /// The memory for payloads.
+    pub(crate) fn pool(&self) -> &BufferPool {
+        self.shared.reactor.pool()
     }
 
     /// Where every peer stands.

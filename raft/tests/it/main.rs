@@ -3,5 +3,6 @@
 mod applied;
 mod cluster;
 mod encoding;
+mod node;
 mod runtime;
 mod transport;

@@ -81,7 +81,11 @@ impl Store {
         Ok(())
     }
 
-    fn check_append(&self, group: GroupId, entries: &[GroupEntry]) -> Result<()> {
+    /// Whether [`Store::append_entries`] would take these entries now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn check_append(&self, group: GroupId, entries: &[GroupEntry]) -> Result<()> {
         self.check_group(group)?;
         let mut next = self.groups.by_id.get(&group).and_then(|state| state.entries.next());
         for entry in entries {
@@ -114,19 +118,25 @@ impl Store {
             let why = "too much is appended and not applied: apply or truncate first";
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        for change in changes() {
-            match change {
-                Change::Write { volume, first, data } => {
-                    let count = data.len() / BLOCK_SIZE_BYTES;
-                    self.check_space(*volume, *first, count as u64)?;
-                }
-                Change::Zero { volume, first, count, reserve: true } => {
-                    self.check_space(*volume, *first, (*count).into())?;
-                }
-                _ => {}
+        entries.iter().try_for_each(|entry| self.check_changes(&entry.changes, 0))
+    }
+
+    /// Whether there is space for changes, and would be if `margin_blocks` more were mapped. An
+    /// owner that asks before it proposes keeps a margin for what other members have less room for.
+    ///
+    /// # Errors
+    /// `NoSpace` if there is not.
+    pub fn check_changes(&self, changes: &[Change], margin_blocks: u64) -> Result<()> {
+        changes.iter().try_for_each(|change| match *change {
+            Change::Write { volume, first, ref data } => {
+                let count = (data.len() / BLOCK_SIZE_BYTES) as u64;
+                self.check_space_beside(margin_blocks, volume, first, count)
             }
-        }
-        Ok(())
+            Change::Zero { volume, first, count, reserve: true } => {
+                self.check_space_beside(margin_blocks, volume, first, count.into())
+            }
+            _ => Ok(()),
+        })
     }
 
     /// Takes a request to a group.

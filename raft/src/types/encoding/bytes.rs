@@ -56,7 +56,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// A boolean: nothing but 0 and 1.
-    pub(super) fn flag(&mut self, of: &'static str) -> Result<bool, EncodingError> {
+    pub(crate) fn flag(&mut self, of: &'static str) -> Result<bool, EncodingError> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),

@@ -9,7 +9,7 @@ use super::EncodingError;
 use super::bytes::{Bytes, bounded};
 use crate::limits::{PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX};
 use crate::types::{Change, Changes};
-use ashlar_engine::buffer::Buffer;
+use ashlar_engine::buffer::{Buffer, BufferPool};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use std::fmt;
 
@@ -51,6 +51,27 @@ pub fn encode_changes(changes: &[Change]) -> Result<Vec<u8>, EncodingError> {
         }
     }
     Ok(into)
+}
+
+/// All blocks of the changes, one after the other; `None` if there are none.
+pub(crate) fn gather_blocks(changes: &[Change], pool: &BufferPool) -> Option<Buffer> {
+    let blocks = || {
+        changes.iter().filter_map(|change| match change {
+            Change::Write { data, .. } => Some(data),
+            _ => None,
+        })
+    };
+    let total: usize = blocks().map(|data| data.len()).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut gathered = pool.allocate(total);
+    let mut at = 0;
+    for data in blocks() {
+        gathered[at..at + data.len()].copy_from_slice(data);
+        at += data.len();
+    }
+    Some(gathered)
 }
 
 /// The changes of a table and of the blocks that came with it, which are cut into pieces, not

@@ -57,7 +57,7 @@ pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Encodi
     Ok(StoredMembership::new(log_id, membership))
 }
 
-fn put_log_id(id: Option<LogId>, into: &mut Vec<u8>) {
+pub(crate) fn put_log_id(id: Option<LogId>, into: &mut Vec<u8>) {
     into.push(u8::from(id.is_some()));
     if let Some(id) = id {
         into.extend(id.committed_leader_id().term.to_le_bytes());
@@ -65,7 +65,7 @@ fn put_log_id(id: Option<LogId>, into: &mut Vec<u8>) {
     }
 }
 
-fn take_log_id(bytes: &mut Bytes<'_>) -> Result<Option<LogId>, EncodingError> {
+pub(crate) fn take_log_id(bytes: &mut Bytes<'_>) -> Result<Option<LogId>, EncodingError> {
     match bytes.flag("entry identity")? {
         true => Ok(Some(log_id(bytes.u64()?, bytes.u64()?))),
         false => Ok(None),

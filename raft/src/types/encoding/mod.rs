@@ -12,9 +12,11 @@ mod ids;
 mod outcome;
 
 pub(crate) use bytes::{Bytes, bounded};
+pub(crate) use changes::gather_blocks;
 pub use changes::{ChangesError, decode_changes, encode_changes};
 pub use head::{Head, decode_head, encode_head};
 pub use ids::{decode_stored_membership, decode_vote, encode_stored_membership, encode_vote};
+pub(crate) use ids::{put_log_id, take_log_id};
 pub use outcome::{decode_outcome, encode_outcome};
 
 use std::fmt;

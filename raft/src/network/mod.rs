@@ -1,0 +1,16 @@
+//! Raft's messages over the transport: what openraft asks other members of a group.
+//!
+//! [`Network`] makes the links of a group's member to the others, [`serve`] answers theirs.
+//! Invariants: appends of a link reach the other member in the order in which they were made, and
+//! their answers are given in that order; every call ends; a message for another store than the one
+//! that is there is refused.
+//! Must never know: what entries mean, who decides on members.
+
+mod codec;
+mod link;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use link::{Link, Network};
+pub use serve::serve;

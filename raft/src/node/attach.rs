@@ -1,0 +1,5 @@
+//! Volumes that are open on this node.
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Volumes;

@@ -1,0 +1,133 @@
+//! Goal: nodes form a cluster by themselves: they are admitted, groups are started and spread.
+//! Method: nodes with real stores, transport and openraft in a simulated world.
+
+use ashlar_engine::local::LocalStore;
+use ashlar_engine::reactor::sim::{World, WorldOptions};
+use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use ashlar_raft::control::{ClusterId, NodeSpec, Operation, Outcome, PgId, Policy, Refusal, Role};
+use ashlar_raft::node::{Node, NodeOptions, Timing, parse_address};
+use ashlar_raft::placement::{Labels, NodeId};
+use std::time::Duration;
+
+const STORE_BYTES: u64 = 64 << 20;
+
+fn address(number: u64) -> String {
+    format!("10.0.0.{number}:7400")
+}
+
+fn options(number: u64, id: NodeId, cluster: Option<ClusterId>) -> NodeOptions {
+    NodeOptions {
+        id,
+        cluster,
+        listen: parse_address(&address(number)).expect("an address"),
+        address: address(number),
+        nbd: Vec::new(),
+        labels: format!("host=h{number}").parse::<Labels>().expect("labels"),
+        peers: vec![(NodeId(1), address(1))],
+        witness: false,
+        started: 0,
+        timing: Timing::default(),
+    }
+}
+
+async fn store(reactor: &Reactor, number: u64) -> LocalStore {
+    let device = reactor.open_device(&disk(number), &DeviceOptions::default()).expect("opens");
+    LocalStore::create(reactor, device, STORE_BYTES).await.expect("is made")
+}
+
+fn disk(number: u64) -> String {
+    format!("disk {number}")
+}
+
+fn policy(text: &str) -> Policy {
+    text.parse().expect("a policy")
+}
+
+async fn until(reactor: &Reactor, what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if holds() {
+            return;
+        }
+        reactor.sleep(Duration::from_millis(100)).await;
+    }
+    panic!("a minute has passed and not: {what}");
+}
+
+/// Makes a cluster of so many nodes.
+async fn cluster(reactor: &Reactor, count: u64) -> Vec<Node> {
+    let first = Node::start(reactor, store(reactor, 1).await, options(1, NodeId(1), None)).await;
+    let first = first.expect("starts");
+    let id = first.init(policy("replicas=3")).await.expect("makes a cluster");
+    let mut nodes = vec![first];
+    for number in 2..=count {
+        let node = NodeSpec {
+            address: address(number),
+            nbd: Vec::new(),
+            labels: Labels::default(),
+            incarnation: 0,
+        };
+        let admit = Operation::AdmitNode { cluster: id, node };
+        let admitted = match nodes[0].command(admit).await.expect("is answered") {
+            Outcome::Node(node) => node,
+            other => panic!("{other:?}"),
+        };
+        let store = store(reactor, number).await;
+        let node = Node::start(reactor, store, options(number, admitted, Some(id))).await;
+        nodes.push(node.expect("starts"));
+    }
+    nodes
+}
+
+fn voters(node: &Node, group: PgId) -> usize {
+    node.map().groups().get(&group).map_or(0, |group| group.count(Role::Voter))
+}
+
+async fn form(reactor: &Reactor) {
+    let nodes = cluster(reactor, 3).await;
+    until(reactor, "the control group has three voters", || {
+        nodes.iter().all(|node| voters(node, PgId::CONTROL) == 3)
+    })
+    .await;
+    let create = |name: &str| Operation::CreateVolume {
+        name: name.into(),
+        size_bytes: 32 << 20,
+        policy: policy("replicas=3"),
+        slice_bytes: None,
+        avoid: Vec::new(),
+    };
+    let created = nodes[2].command(create("vm0")).await.expect("is answered");
+    assert!(matches!(created, Outcome::Volume(_)), "{created:?}");
+    let again = nodes[1].command(create("vm0")).await.expect("is answered");
+    assert!(matches!(again, Outcome::Refused(Refusal::NameTaken(_))), "{again:?}");
+    until(reactor, "all groups have started", || {
+        let map = nodes[1].map();
+        map.groups().len() > 1 && map.groups().values().all(|group| group.started)
+    })
+    .await;
+    reactor.sleep(Duration::from_secs(5)).await;
+    let status = nodes[0].status().await.expect("is known");
+    assert_eq!(status.nodes.len(), 3);
+    assert!(status.nodes.iter().all(|node| node.up), "{status:?}");
+    assert!(status.groups.iter().all(|group| group.leader.is_some()), "{status:?}");
+    assert!(status.notes.is_empty(), "{:?}", status.notes);
+    for node in nodes {
+        node.shutdown().await;
+        node.store().close().await.expect("closes");
+    }
+}
+
+fn run(seed: u64) -> u64 {
+    let world = World::new(seed, WorldOptions::default());
+    (1..=3).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+    let reactor = world.reactor();
+    reactor.block_on(form(&reactor));
+    reactor.shutdown();
+    world.trace_hash()
+}
+
+#[test]
+fn three_nodes_form_a_cluster_and_a_seed_decides_the_run() {
+    for seed in 0..3 {
+        assert_eq!(run(seed), run(seed), "seed {seed} gave two runs");
+    }
+}
