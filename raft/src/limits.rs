@@ -8,8 +8,9 @@ use ashlar_engine::limits::{
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use std::time::Duration;
 
-/// Blocks that the changes of one proposal write: 1 MiB, what the engine writes atomically.
-pub const PROPOSAL_BLOCKS_MAX: usize = (1 << 20) / BLOCK_SIZE_BYTES;
+/// Blocks that the changes of one proposal write: 1 MiB, what the engine writes atomically, and one
+/// more if its ends lie inside blocks.
+pub const PROPOSAL_BLOCKS_MAX: usize = (1 << 20) / BLOCK_SIZE_BYTES + 1;
 /// Changes of one proposal.
 pub const PROPOSAL_CHANGES_MAX: usize = 64;
 /// Bytes of the head of an entry, and of a group's applied head: the engine's bound.
@@ -67,6 +68,14 @@ pub const READ_HEADS_MAX_BYTES: usize = 128 << 10;
 /// Entries that are applied at once, before their proposers are answered.
 pub const APPLY_ENTRIES_MAX: usize = 64;
 
+/// Proposals of a writer that are under way at once: what comes meanwhile gathers.
+pub const PROPOSALS_UNDER_WAY: usize = 2;
+/// Writes of one writer that wait to be proposed; a further one waits for room.
+pub const WRITES_WAITING_MAX: usize = 1024;
+/// Blocks of those.
+pub const BLOCKS_WAITING_MAX: usize = 16 << 8;
+/// Time after which who writes is told that nobody knows what became of it.
+pub const WRITE_MAX: Duration = Duration::from_secs(30);
 /// Proposals of one proposer in a group that may be unanswered at once: retries are told from new
 /// ones as far back.
 pub const PROPOSALS_OPEN_MAX: u64 = 64;

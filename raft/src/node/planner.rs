@@ -202,7 +202,8 @@ impl Inner {
             let slices = volume.slices.iter().enumerate().filter(|(_, held)| *held == group);
             let slices: Vec<VolumeId> = slices.map(|(i, _)| slice_volume(volume, i)).collect();
             for some in slices.chunks(PROPOSAL_CHANGES_MAX) {
-                let (proposer, serial) = (self.proposer, self.next_drop_serial(*group));
+                // Apart from the writers of this process.
+                let (proposer, serial) = (!self.proposer, self.next_drop_serial(*group));
                 let epoch = volume.epoch;
                 let make = || {
                     let delete = |volume: &VolumeId| Change::DeleteVolume { volume: *volume };

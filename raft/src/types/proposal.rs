@@ -22,6 +22,7 @@ pub struct Changes(Kept);
 #[derive(Debug)]
 enum Kept {
     Own(Vec<Change>),
+    Shared(Rc<Vec<Change>>),
     Logged(Rc<GroupEntry>),
 }
 
@@ -31,11 +32,25 @@ impl Changes {
     pub fn into_vec(self, pool: &BufferPool) -> Vec<Change> {
         let entry = match self.0 {
             Kept::Own(changes) => return changes,
+            Kept::Shared(changes) => {
+                return Rc::try_unwrap(changes).unwrap_or_else(|shared| copies(&shared, pool));
+            }
             Kept::Logged(entry) => entry,
         };
         match Rc::try_unwrap(entry) {
             Ok(entry) => entry.changes,
-            Err(shared) => shared.changes.iter().map(|change| copy(change, pool)).collect(),
+            Err(shared) => copies(&shared.changes, pool),
+        }
+    }
+}
+
+impl Changes {
+    /// The changes, to be proposed more than once. What others may still read is copied.
+    #[must_use]
+    pub fn into_shared(self, pool: &BufferPool) -> Rc<Vec<Change>> {
+        match self.0 {
+            Kept::Shared(changes) => changes,
+            _ => Rc::new(self.into_vec(pool)),
         }
     }
 }
@@ -45,6 +60,7 @@ impl Deref for Changes {
     fn deref(&self) -> &[Change] {
         match &self.0 {
             Kept::Own(changes) => changes,
+            Kept::Shared(changes) => changes,
             Kept::Logged(entry) => &entry.changes,
         }
     }
@@ -53,6 +69,12 @@ impl Deref for Changes {
 impl From<Vec<Change>> for Changes {
     fn from(changes: Vec<Change>) -> Changes {
         Changes(Kept::Own(changes))
+    }
+}
+
+impl From<Rc<Vec<Change>>> for Changes {
+    fn from(changes: Rc<Vec<Change>>) -> Changes {
+        Changes(Kept::Shared(changes))
     }
 }
 
@@ -66,6 +88,10 @@ impl PartialEq for Changes {
     fn eq(&self, other: &Changes) -> bool {
         self.len() == other.len() && self.iter().zip(&**other).all(|(one, other)| same(one, other))
     }
+}
+
+fn copies(changes: &[Change], pool: &BufferPool) -> Vec<Change> {
+    changes.iter().map(|change| copy(change, pool)).collect()
 }
 
 fn copy(change: &Change, pool: &BufferPool) -> Change {

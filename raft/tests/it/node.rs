@@ -1,12 +1,15 @@
 //! Goal: nodes form a cluster by themselves: they are admitted, groups are started and spread.
 //! Method: nodes with real stores, transport and openraft in a simulated world.
 
+use ashlar_engine::ErrorKind;
+use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::sim::{World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_raft::control::{ClusterId, NodeSpec, Operation, Outcome, PgId, Policy, Refusal, Role};
 use ashlar_raft::node::{Node, NodeOptions, Timing, parse_address};
 use ashlar_raft::placement::{Labels, NodeId};
+use ashlar_raft::volume::VolumeHandle;
 use std::time::Duration;
 
 const STORE_BYTES: u64 = 64 << 20;
@@ -104,6 +107,7 @@ async fn form(reactor: &Reactor) {
         map.groups().len() > 1 && map.groups().values().all(|group| group.started)
     })
     .await;
+    share(reactor, &nodes).await;
     reactor.sleep(Duration::from_secs(5)).await;
     let status = nodes[0].status().await.expect("is known");
     assert_eq!(status.nodes.len(), 3);
@@ -114,6 +118,42 @@ async fn form(reactor: &Reactor) {
         node.shutdown().await;
         node.store().close().await.expect("closes");
     }
+}
+
+fn filled(reactor: &Reactor, length: usize, fill: u8) -> Buffer {
+    let mut data = reactor.pool().allocate(length);
+    data.fill(fill);
+    data
+}
+
+async fn contents(handle: &VolumeHandle, offset: u64, length: u32) -> Vec<u8> {
+    let parts = handle.read(offset, length).await.expect("reads");
+    parts.iter().flat_map(|part| part.iter().copied()).collect()
+}
+
+/// One node writes, all see it; another one takes over, the first is fenced until it opens anew.
+async fn share(reactor: &Reactor, nodes: &[Node]) {
+    let open = |node: usize| nodes[node].open_volume("vm0").expect("is there");
+    let (first, second) = (open(2), open(0));
+    assert_eq!(contents(&first, 4000, 9000).await, vec![0; 9000]);
+    first.write(4000, filled(reactor, 9000, 7)).await.expect("writes");
+    let expected = [vec![0; 96], vec![7; 9000], vec![0; 904]].concat();
+    for node in 0..3 {
+        assert_eq!(contents(&open(node), 3904, 10_000).await, expected);
+    }
+    first.write_zeroes(4096, 4096, false).await.expect("zeroes");
+    let expected = [vec![7; 96], vec![0; 4096], vec![7; 100]].concat();
+    assert_eq!(contents(&second, 4000, 4292).await, expected);
+    let extents = second.extents(0, 32 << 20, 10).await.expect("extents");
+    assert_eq!(extents.iter().map(|extent| extent.length_bytes).sum::<u64>(), 32 << 20);
+    second.write(0, filled(reactor, 4096, 9)).await.expect("takes over");
+    let error = first.write(0, filled(reactor, 4096, 8)).await.expect_err("is fenced");
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(contents(&first, 0, 4096).await, vec![9; 4096]);
+    let again = open(2);
+    again.write(0, filled(reactor, 1 << 20, 3)).await.expect("attaches anew");
+    assert_eq!(contents(&second, 0, 1 << 20).await, vec![3; 1 << 20]);
+    assert!(second.write(0, filled(reactor, 512, 1)).await.is_err());
 }
 
 fn run(seed: u64) -> u64 {
