@@ -20,6 +20,7 @@
 //! })?
 //! # }
 //! ```
+mod cluster_export;
 pub mod conformance;
 pub mod export;
 mod flow;
@@ -32,6 +33,7 @@ pub mod server;
 mod session;
 mod volume_export;
 
+pub use cluster_export::{ClusterExport, ClusterExports};
 pub use export::{Export, ExportInfo, Exports, Extent, ReadData};
 pub use server::{Counters, Server, ServerOptions};
 pub use volume_export::{VolumeExport, VolumeExports};

@@ -3,6 +3,7 @@
 //! Must never know: what is spoken there.
 
 use ashlar_engine::reactor::Address;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Port that clients use when a URI names none.
@@ -20,6 +21,11 @@ pub(crate) fn parse_listen(text: &str) -> Result<Address, String> {
         format!("{text:?} is no address: write unix:PATH or IP:PORT, for example 127.0.0.1:10809")
     })?;
     Ok(Address::Tcp(socket))
+}
+
+/// Where clients are let in if nobody says.
+pub(crate) fn standard_listen() -> [Address; 1] {
+    [Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, NBD_PORT_DEFAULT)))]
 }
 
 /// Whether the kernel takes this path for a socket.

@@ -3,6 +3,8 @@
 //! Must never know: what the commands do.
 
 use super::address::{Target, parse_listen, parse_target};
+use super::cluster::cli::{CLUSTER_EXAMPLES, ClusterArgs};
+use super::config::NodeSettings;
 use super::log::Level;
 use super::size::Size;
 use ashlar_engine::format::validate_volume_name;
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     Volume(VolumeArgs),
     /// Show space, volumes, segments, write amplification, errors and load of a running server.
     Status(StatusArgs),
+    /// Make and run a cluster: nodes that keep volumes together.
+    #[command(after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterArgs),
     /// Verify a store that is not in use: every checksum, and the index against the segments.
     ///
     /// Writes nothing. Names the volume and the blocks of all damage; exit code 1 if there is any.
@@ -127,6 +132,9 @@ pub(crate) struct ServeArgs {
     /// Write nothing to the store and refuse writes.
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// From the settings: this is a node of a cluster.
+    #[arg(skip)]
+    pub(crate) node: Option<NodeSettings>,
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +191,9 @@ pub(crate) enum VolumeCommand {
         /// A multiple of 512 bytes; may be larger than the store.
         #[arg(long)]
         size: Size,
+        /// In a cluster, how it is kept: replicas=3, replicas=3,apart=rack, replicas=2,witness.
+        #[arg(long, value_name = "POLICY")]
+        policy: Option<String>,
     },
     /// List all volumes.
     List,

@@ -5,11 +5,15 @@
 use super::address::parse_listen;
 use super::cli::{NewVolume, ServeArgs};
 use super::failure::{Failure, Result};
-use super::log::Level;
+use super::log::Level as LogLevel;
 use super::size::Size;
 use ashlar_engine::reactor::Address;
+use ashlar_raft::control::ClusterId;
+use ashlar_raft::node::{Timing, parse_address};
+use ashlar_raft::placement::{Labels, Level, NodeId};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -26,7 +30,16 @@ struct Config {
     admin: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     read_only: bool,
-    log: Option<Level>,
+    log: Option<LogLevel>,
+    id: Option<u64>,
+    cluster: Option<Text<ClusterKey>>,
+    address: Option<Text<PeerAddress>>,
+    labels: Option<BTreeMap<String, String>>,
+    peers: Vec<Text<Peer>>,
+    witness: bool,
+    heartbeat_ms: Option<u64>,
+    election_min_ms: Option<u64>,
+    election_max_ms: Option<u64>,
 }
 
 /// A value that is written as on the command line.
@@ -54,9 +67,10 @@ impl FromStr for Listen {
 }
 
 /// Adds the settings of the file named in `args`, if one is, to those on the command line.
-pub(crate) fn merge(args: &mut ServeArgs, level: &mut Option<Level>) -> Result<()> {
+pub(crate) fn merge(args: &mut ServeArgs, level: &mut Option<LogLevel>) -> Result<()> {
     let Some(path) = args.config.clone() else { return Ok(()) };
     let config = parse(&path, &read(&path)?)?;
+    args.node = node_settings(&path, &config)?;
     args.store = args.store.take().or(config.store);
     args.size = args.size.or(config.size);
     args.admin = args.admin.take().or(config.admin);
@@ -69,7 +83,120 @@ pub(crate) fn merge(args: &mut ServeArgs, level: &mut Option<Level>) -> Result<(
         args.listen = config.listen.into_iter().map(|address| address.0.0).collect();
     }
     *level = level.or(config.log);
+    if args.node.is_some() && !args.create.is_empty() {
+        return Err(Failure::usage("a node of a cluster creates no volumes when it starts")
+            .hint("use `ashlar volume create` when the cluster is there"));
+    }
+    if args.node.is_some() && args.read_only {
+        return Err(Failure::usage("a node of a cluster cannot be read-only"));
+    }
     Ok(())
+}
+
+/// What makes this a node of a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSettings {
+    pub(crate) id: NodeId,
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) address: String,
+    pub(crate) labels: Labels,
+    pub(crate) peers: Vec<(NodeId, String)>,
+    pub(crate) witness: bool,
+    pub(crate) timing: Timing,
+}
+
+/// The settings of a node, if `id` says that this is one.
+fn node_settings(path: &Path, config: &Config) -> Result<Option<NodeSettings>> {
+    let refused = |why: String| Failure::usage(format!("{}: {why}", path.display()));
+    let Some(id) = config.id else {
+        let alone = config.cluster.is_none()
+            && config.address.is_none()
+            && config.labels.is_none()
+            && config.peers.is_empty()
+            && !config.witness;
+        return match alone {
+            true => Ok(None),
+            false => {
+                Err(refused("a node of a cluster needs its id: set id = 1 on the first".into()))
+            }
+        };
+    };
+    let Some(Text(PeerAddress(address))) = &config.address else {
+        let why = "a node of a cluster needs the address where others reach it: \
+                   set address = \"IP:PORT\"";
+        return Err(refused(why.into()));
+    };
+    let mut labels = Labels::default();
+    for (name, value) in config.labels.iter().flatten() {
+        let level = Level::from_name(name).ok_or_else(|| {
+            refused(format!("there is no label {name:?}: use operator, region, zone, rack or host"))
+        })?;
+        labels = labels.with(level, value).map_err(|error| refused(error.to_string()))?;
+    }
+    let default = Timing::default();
+    let timing = Timing {
+        heartbeat_ms: config.heartbeat_ms.unwrap_or(default.heartbeat_ms),
+        election_min_ms: config.election_min_ms.unwrap_or(default.election_min_ms),
+        election_max_ms: config.election_max_ms.unwrap_or(default.election_max_ms),
+    };
+    Ok(Some(NodeSettings {
+        id: NodeId(id),
+        cluster: config.cluster.as_ref().map(|cluster| cluster.0.0),
+        address: address.clone(),
+        labels,
+        peers: config.peers.iter().map(|peer| (peer.0.0, peer.0.1.clone())).collect(),
+        witness: config.witness,
+        timing,
+    }))
+}
+
+/// A cluster's identity: 32 hexadecimal digits.
+#[derive(Debug)]
+struct ClusterKey(ClusterId);
+
+impl FromStr for ClusterKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<ClusterKey, String> {
+        let refused = || format!("{text:?} is no cluster: it has 32 hexadecimal digits");
+        let mut id = ClusterId([0; 16]);
+        if text.len() != 32 || !text.is_ascii() {
+            return Err(refused());
+        }
+        for (byte, digits) in id.0.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| refused())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| refused())?;
+        }
+        Ok(ClusterKey(id))
+    }
+}
+
+/// Where other nodes reach a node.
+#[derive(Debug)]
+struct PeerAddress(String);
+
+impl FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<PeerAddress, String> {
+        parse_address(text).map(|_| PeerAddress(text.into())).map_err(|error| error.to_string())
+    }
+}
+
+/// Another node: `ID@IP:PORT`.
+#[derive(Debug)]
+struct Peer(NodeId, String);
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Peer, String> {
+        let refused = || format!("{text:?} is no peer: write ID@IP:PORT");
+        let (id, address) = text.split_once('@').ok_or_else(refused)?;
+        let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(refused)?;
+        let PeerAddress(address) = address.parse()?;
+        Ok(Peer(NodeId(id), address))
+    }
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -102,69 +229,4 @@ fn key_at(text: &str, line: usize) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> String {
-        let failure = parse(Path::new("node.toml"), text).unwrap_err();
-        assert_eq!(failure.code, 2);
-        assert!(!failure.sentence.contains('\n'), "{failure}");
-        failure.sentence
-    }
-
-    #[test]
-    fn all_settings() {
-        let text = r#"
-            store = "/srv/store"
-            size = "16G"
-            create = ["vm0:4G", "vm1:512M"]
-            listen = ["127.0.0.1:10809", "unix:/run/nbd.sock"]
-            admin = "/run/admin.sock"
-            pid-file = "/run/pid"
-            read-only = true
-            log = "info"
-        "#;
-        let config = parse(Path::new("x"), text).unwrap();
-        assert_eq!(config.size, Some(Size(16 << 30)));
-        assert_eq!(config.create[1].0.name, "vm1");
-        assert_eq!(config.listen[1].0.0, Address::Unix("/run/nbd.sock".into()));
-        assert!(config.read_only && config.log == Some(Level::Info));
-        assert_eq!(parse(Path::new("x"), "size = 4096").unwrap().size, Some(Size(4096)));
-    }
-
-    #[test]
-    fn errors_name_file_line_and_key() {
-        for (text, line, word) in [
-            ("store = \"a\"\nsize = \"8X\"\n", 2, "size: "),
-            ("\n\nlisten = [\n  \"127.0.0.1:1\",\n  \"nowhere\",\n]\n", 3, "listen: "),
-            ("sotre = \"a\"\n", 1, "sotre"),
-            ("read-only = 7\n", 1, "read-only: "),
-            ("create = [\"vm0\"]\n", 1, "create: "),
-            ("size = \n", 1, "size: "),
-            ("\u{0}", 1, ""),
-        ] {
-            let sentence = refused(text);
-            assert!(sentence.starts_with(&format!("node.toml, line {line}: ")), "{sentence}");
-            assert!(sentence.contains(word), "{sentence}");
-        }
-    }
-
-    #[test]
-    fn flags_win() {
-        let folder = std::env::temp_dir().join(format!("ashlar-config-{}", std::process::id()));
-        let text = "store = \"file\"\nsize = \"1G\"\ncreate = [\"a:1M\"]\nlog = \"debug\"\n";
-        std::fs::write(&folder, text).unwrap();
-        let mut args = ServeArgs {
-            config: Some(folder.clone()),
-            store: Some("flag".into()),
-            ..ServeArgs::default()
-        };
-        let mut level = None;
-        let merged = merge(&mut args, &mut level);
-        std::fs::remove_file(&folder).unwrap();
-        merged.unwrap();
-        assert_eq!(args.store, Some("flag".into()));
-        assert_eq!(args.size, Some(Size(1 << 30)));
-        assert_eq!((args.create.len(), level), (1, Some(Level::Debug)));
-    }
-}
+mod tests;

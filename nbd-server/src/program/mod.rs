@@ -9,6 +9,7 @@ mod admin;
 mod bench;
 mod check;
 mod cli;
+mod cluster;
 mod config;
 mod failure;
 mod format;
@@ -48,6 +49,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Format(args) => format::run(&args),
         Command::Volume(args) => volume::run(args),
         Command::Status(args) => volume::status(&args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(args, level),

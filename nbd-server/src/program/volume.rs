@@ -17,8 +17,9 @@ use std::fmt::Write;
 pub(crate) fn run(args: VolumeArgs) -> Result<()> {
     let (place, json) = (args.store, args.json);
     match args.command {
-        VolumeCommand::Create { name, size } => {
-            let answer = ask(&place, &Request::VolumeCreate { name, size_bytes: size.0 })?;
+        VolumeCommand::Create { name, size, policy } => {
+            let create = Request::VolumeCreate { name, size_bytes: size.0, policy };
+            let answer = ask(&place, &create)?;
             show(json, &answer, |volume: VolumeReport| {
                 format!("created {} ({})\n", volume.name, rounded(volume.size_bytes))
             })
@@ -40,7 +41,11 @@ pub(crate) fn status(args: &StatusArgs) -> Result<()> {
 }
 
 /// Shows an answer as it came, or for people.
-fn show<R: DeserializeOwned>(json: bool, answer: &Value, text: impl Fn(R) -> String) -> Result<()> {
+pub(crate) fn show<R: DeserializeOwned>(
+    json: bool,
+    answer: &Value,
+    text: impl Fn(R) -> String,
+) -> Result<()> {
     if json {
         return say_json(answer);
     }
@@ -63,7 +68,8 @@ fn volumes(volumes: &[VolumeReport]) -> String {
     let mut text = format!("{:longest$}  {:>10}  {:>10}  clients\n", "name", "size", "used");
     for volume in volumes {
         let clients = volume.clients.map_or("-".into(), |clients| clients.to_string());
-        let (size, used) = (rounded(volume.size_bytes), rounded(volume.mapped_bytes));
+        let (size, used) =
+            (rounded(volume.size_bytes), volume.mapped_bytes.map_or("-".into(), rounded));
         let name = &volume.name;
         text.push_str(&format!("{name:longest$}  {size:>10}  {used:>10}  {clients:>7}\n"));
     }
@@ -75,7 +81,16 @@ fn one(volume: VolumeReport) -> String {
     text.line("name", &volume.name);
     text.line("id", volume.id);
     text.line("size", exact(volume.size_bytes));
-    text.line("used", exact(volume.mapped_bytes));
+    if let Some(mapped_bytes) = volume.mapped_bytes {
+        text.line("used", exact(mapped_bytes));
+    }
+    if let Some(policy) = &volume.policy {
+        text.line("policy", policy);
+    }
+    if let Some(writers) = volume.writers.as_ref().filter(|writers| !writers.is_empty()) {
+        let writers: Vec<String> = writers.iter().map(u64::to_string).collect();
+        text.line("attached at", format!("node {}", writers.join(", ")));
+    }
     if let Some(clients) = volume.clients {
         text.line("clients", clients);
     }

@@ -2,9 +2,10 @@
 //!
 //! Must never know: how requests come and answers go.
 
-use super::Request;
-use super::report::{MemoryReport, StatusReport, VolumeReport, VolumesReport};
+use super::report::{MemoryReport, NbdReport, StatusReport, VolumeReport, VolumesReport};
+use super::{Executor, Request};
 use ashlar_engine::local::LocalStore;
+use ashlar_engine::reactor::LocalBox;
 use ashlar_engine::store::VolumeStatus;
 use ashlar_engine::units::Nanos;
 use ashlar_engine::{Error, ErrorKind, Result};
@@ -26,6 +27,19 @@ pub(crate) struct Serving {
     pub(crate) listen: Vec<String>,
     pub(crate) read_only: bool,
     pub(crate) started: Nanos,
+}
+
+/// A store that is served, for the admin socket.
+pub(crate) struct ServedStore {
+    pub(crate) store: LocalStore,
+    pub(crate) serving: Rc<Serving>,
+}
+
+impl Executor for ServedStore {
+    fn execute(&self, request: Request) -> LocalBox<Result<Value>> {
+        let (store, serving) = (self.store.clone(), Rc::clone(&self.serving));
+        Box::pin(async move { execute(&store, Some(&serving), request).await })
+    }
 }
 
 /// Carries one request out.
@@ -50,7 +64,8 @@ pub(crate) async fn execute(
             Ok(to_json(VolumesReport { volumes }))
         }
         Request::VolumeShow { name } => Ok(to_json(show(store, serving, &name)?)),
-        Request::VolumeCreate { name, size_bytes } => {
+        Request::VolumeCreate { name, size_bytes, policy } => {
+            check_alone(policy.as_deref())?;
             store.create_volume(&name, size_bytes).await?;
             Ok(to_json(show(store, serving, &name)?))
         }
@@ -62,10 +77,25 @@ pub(crate) async fn execute(
             store.delete_volume(&name).await?;
             Ok(to_json(last))
         }
+        _ => {
+            let why = "this server is no node of a cluster: start one with `id` in its config";
+            Err(Error::new(ErrorKind::Invalid, why))
+        }
     }
 }
 
-fn to_json(report: impl serde::Serialize) -> Value {
+/// A store on its own keeps one copy.
+fn check_alone(policy: Option<&str>) -> Result<()> {
+    match policy {
+        None | Some("replicas=1") => Ok(()),
+        Some(policy) => {
+            let why = format!("a single store cannot keep {policy}: ask a node of a cluster");
+            Err(Error::new(ErrorKind::Invalid, why))
+        }
+    }
+}
+
+pub(super) fn to_json(report: impl serde::Serialize) -> Value {
     serde_json::to_value(report).expect("invariant: reports have only names and numbers")
 }
 
@@ -100,24 +130,44 @@ async fn check_unused(store: &LocalStore, serving: &Serving, name: &str) -> Resu
 }
 
 fn status(store: &LocalStore, serving: &Serving) -> StatusReport {
-    let (status, reactor) = (store.status(), store.reactor());
     let report = |volume: &VolumeStatus| volume_report(Some(serving), volume);
+    let volumes = store.volumes().iter().map(report).collect();
+    let Serving { store_path, listen, read_only, started, .. } = serving;
+    let around = Around { store_path, listen, read_only: *read_only, started: *started };
+    status_report(store, &around, serving.server.counters().into(), volumes)
+}
+
+/// What a status says besides what the store knows.
+pub(super) struct Around<'a> {
+    pub(super) store_path: &'a str,
+    pub(super) listen: &'a [String],
+    pub(super) read_only: bool,
+    pub(super) started: Nanos,
+}
+
+pub(super) fn status_report(
+    store: &LocalStore,
+    serving: &Around<'_>,
+    nbd: NbdReport,
+    volumes: Vec<VolumeReport>,
+) -> StatusReport {
+    let (status, reactor) = (store.status(), store.reactor());
     StatusReport {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         uptime_seconds: reactor.now().since(serving.started).as_secs_f64(),
-        store: serving.store_path.clone(),
-        listen: serving.listen.clone(),
+        store: serving.store_path.to_owned(),
+        listen: serving.listen.to_vec(),
         read_only: serving.read_only,
         space: (&status).into(),
-        volumes: store.volumes().iter().map(report).collect(),
+        volumes,
         segments: (&status).into(),
         writes: (&status).into(),
         errors: (&status).into(),
         cleaner: (&status).into(),
         checkpoint: (&status).into(),
         memory: MemoryReport::new(&status, reactor.pool().in_use_bytes() as u64),
-        nbd: serving.server.counters().into(),
+        nbd,
         reactor: reactor.stats().into(),
     }
 }

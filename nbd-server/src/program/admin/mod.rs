@@ -5,14 +5,18 @@
 //! Must never know: NBD, who asks.
 
 pub(crate) mod client;
+mod cluster;
+pub(crate) mod cluster_report;
 mod command;
 pub(crate) mod report;
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use command::{Serving, execute};
+pub(crate) use cluster::ServedNode;
+pub(crate) use command::{ServedStore, Serving, execute};
 
+use ashlar_engine::reactor::LocalBox;
 use ashlar_engine::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +48,9 @@ pub(crate) enum Request {
         name: String,
         /// Its size.
         size_bytes: u64,
+        /// How it is kept in a cluster, as text.
+        #[serde(default)]
+        policy: Option<String>,
     },
     /// Deletes a volume and what it holds; answers with what it was.
     VolumeDelete {
@@ -53,6 +60,45 @@ pub(crate) enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Makes a cluster with this node as its first.
+    ClusterInit {
+        /// How the control group is kept when there are more nodes, as text.
+        policy: String,
+    },
+    /// Nodes, stores, placement groups.
+    ClusterStatus {},
+    /// Admits a node; answers with what it must be told.
+    ClusterAddNode {
+        /// Where other nodes will reach it.
+        address: String,
+        /// Where it stands, as text.
+        labels: String,
+    },
+    /// Removes a node that holds nothing any more.
+    ClusterRemoveNode {
+        /// Which.
+        id: u64,
+    },
+    /// Moves a node's replicas away, or takes it back into service.
+    ClusterDrain {
+        /// Which.
+        id: u64,
+        /// Whether to move away.
+        on: bool,
+    },
+    /// Sets what holds for the whole cluster; what is left out stays.
+    ClusterSettings {
+        /// Seconds after which a dead node's replicas are made elsewhere.
+        grace_seconds: Option<u32>,
+        /// Groups that change members only to spread load, at once.
+        moves_max: Option<u16>,
+    },
+}
+
+/// Carries requests out.
+pub(crate) trait Executor {
+    /// Carries one request out.
+    fn execute(&self, request: Request) -> LocalBox<ashlar_engine::Result<serde_json::Value>>;
 }
 
 /// What is answered.

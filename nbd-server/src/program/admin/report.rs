@@ -14,22 +14,34 @@ const BLOCK: u64 = BLOCK_SIZE_BYTES as u64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeReport {
     pub(crate) name: String,
-    pub(crate) id: u32,
+    pub(crate) id: u64,
     pub(crate) size_bytes: u64,
-    /// Bytes that take (or reserve) space.
-    pub(crate) mapped_bytes: u64,
+    /// Bytes that take (or reserve) space; not known in a cluster.
+    pub(crate) mapped_bytes: Option<u64>,
     /// Clients that have it open; not known without a server.
     pub(crate) clients: Option<u64>,
+    /// In a cluster: how it is kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) policy: Option<String>,
+    /// In a cluster: grows whenever somebody loses the right to write.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) epoch: Option<u64>,
+    /// In a cluster: nodes that may write.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) writers: Option<Vec<u64>>,
 }
 
 impl VolumeReport {
     pub(crate) fn new(volume: &VolumeStatus, clients: Option<u64>) -> VolumeReport {
         VolumeReport {
             name: volume.name.clone(),
-            id: volume.id.0,
+            id: volume.id.0.into(),
             size_bytes: volume.size_bytes,
-            mapped_bytes: volume.mapped_bytes,
+            mapped_bytes: Some(volume.mapped_bytes),
             clients,
+            policy: None,
+            epoch: None,
+            writers: None,
         }
     }
 }

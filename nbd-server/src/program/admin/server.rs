@@ -2,11 +2,9 @@
 //!
 //! Must never know: what the requests do.
 
-use super::command::{Serving, execute};
-use super::{Answer, CLIENTS_MAX, IDLE_MAX, LINE_MAX_BYTES, Refusal, Request};
+use super::{Answer, CLIENTS_MAX, Executor, IDLE_MAX, LINE_MAX_BYTES, Refusal, Request};
 use crate::program::address::check_socket_path;
 use crate::program::failure::{Failure, Result};
-use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{
     Address, Listener, Message, Part, Reactor, ReceiveBuffers, Stream, Task,
 };
@@ -42,10 +40,9 @@ pub(crate) fn listen(reactor: &Reactor, path: &Path) -> Result<Rc<dyn Listener>>
 /// Answers clients of `listener` until the task is dropped.
 pub(crate) fn serve(
     listener: Rc<dyn Listener>,
-    store: LocalStore,
-    serving: Rc<Serving>,
+    reactor: &Reactor,
+    executor: Rc<dyn Executor>,
 ) -> Task<()> {
-    let reactor = store.reactor().clone();
     let (clients, spawner) = (Rc::new(Cell::new(0)), reactor.clone());
     let accept = async move {
         loop {
@@ -57,10 +54,10 @@ pub(crate) fn serve(
                 stream.shutdown();
                 continue;
             };
-            let (store, serving) = (store.clone(), Rc::clone(&serving));
+            let (own, executor) = (spawner.clone(), Rc::clone(&executor));
             let session = async move {
                 let _place = place;
-                talk(stream, &store, &serving).await;
+                talk(stream, &own, &*executor).await;
             };
             spawner.spawn(session).detach();
         }
@@ -87,8 +84,7 @@ impl Drop for Place {
 }
 
 /// Answers one client, line by line, until it goes, idles, or says too much at once.
-async fn talk(stream: Rc<dyn Stream>, store: &LocalStore, serving: &Serving) {
-    let reactor = store.reactor();
+async fn talk(stream: Rc<dyn Stream>, reactor: &Reactor, executor: &dyn Executor) {
     let mut line = Vec::new();
     let mut buffer = reactor.pool().allocate(LINE_MAX_BYTES);
     loop {
@@ -105,7 +101,7 @@ async fn talk(stream: Rc<dyn Stream>, store: &LocalStore, serving: &Serving) {
         buffer = buffers.first;
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             let rest = line.split_off(end + 1);
-            let answer = answer(&line[..end], store, serving).await;
+            let answer = answer(&line[..end], executor).await;
             line = rest;
             if !send(&*stream, reactor, &answer).await {
                 return stream.shutdown();
@@ -120,7 +116,7 @@ async fn talk(stream: Rc<dyn Stream>, store: &LocalStore, serving: &Serving) {
     }
 }
 
-async fn answer(line: &[u8], store: &LocalStore, serving: &Serving) -> Answer {
+async fn answer(line: &[u8], executor: &dyn Executor) -> Answer {
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => {
@@ -128,7 +124,7 @@ async fn answer(line: &[u8], store: &LocalStore, serving: &Serving) -> Answer {
             return Answer::Error(Refusal { kind: "invalid".into(), message });
         }
     };
-    match execute(store, Some(serving), request).await {
+    match executor.execute(request).await {
         Ok(report) => Answer::Done(report),
         Err(error) => Answer::Error(error.into()),
     }

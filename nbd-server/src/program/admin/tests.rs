@@ -2,7 +2,7 @@
 //! Method: a server on a store in a temporary file, and a plain client on a thread of its own.
 
 use super::command::Serving;
-use super::{Answer, CLIENTS_MAX, LINE_MAX_BYTES, Request, server};
+use super::{Answer, CLIENTS_MAX, LINE_MAX_BYTES, Request, ServedStore, server};
 use crate::program::size::Size;
 use crate::program::store;
 use ashlar_engine::reactor::{Reactor, ReactorOptions};
@@ -57,7 +57,8 @@ fn with_server(client: impl FnOnce(&Path) + Send + 'static) {
         let listener = server::listen(&reactor, &socket).unwrap();
         let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let admin = server::serve(listener, store.clone(), Rc::new(serving));
+        let served = ServedStore { store: store.clone(), serving: Rc::new(serving) };
+        let admin = server::serve(listener, &reactor, Rc::new(served));
         let at = socket.clone();
         let thread = std::thread::spawn(move || client(&at));
         while !thread.is_finished() {
@@ -92,7 +93,7 @@ fn ask(socket: &Path, request: &Request) -> Result<Value, String> {
 }
 
 fn create(name: &str, size_bytes: u64) -> Request {
-    Request::VolumeCreate { name: name.into(), size_bytes }
+    Request::VolumeCreate { name: name.into(), size_bytes, policy: None }
 }
 
 #[test]

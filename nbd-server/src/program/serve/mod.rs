@@ -2,21 +2,21 @@
 //!
 //! Must never know: the NBD protocol, how volumes store blocks.
 
+mod node;
 mod pid_file;
-mod signals;
+pub(crate) mod signals;
 
 use super::address;
-use super::admin::{self, Serving};
+use super::admin::{self, ServedStore, Serving};
 use super::cli::{STORE_DEFAULT, ServeArgs};
 use super::failure::{Failure, Result};
 use super::log::{self, Level};
 use super::{config, output, store};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{Address, Reactor, ReactorOptions};
-use ashlar_nbd_server::{Server, ServerOptions, VolumeExports};
+use ashlar_nbd_server::{Exports, Server, ServerOptions, VolumeExports};
 use pid_file::PidFile;
 use signals::Signals;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,7 +34,10 @@ pub(crate) fn run(mut args: ServeArgs, mut level: Option<Level>) -> Result<()> {
     let path = args.store.clone().unwrap_or_else(|| STORE_DEFAULT.into());
     let reactor = Reactor::new(ReactorOptions::default())?;
     let signals = Signals::watch(&reactor)?;
-    let served = reactor.block_on(serve(&reactor, &args, &path, signals));
+    let served = match args.node.clone() {
+        None => reactor.block_on(serve(&reactor, &args, &path, signals)),
+        Some(settings) => reactor.block_on(node::serve(&reactor, &args, settings, &path, signals)),
+    };
     reactor.shutdown();
     served
 }
@@ -59,7 +62,8 @@ async fn serve(reactor: &Reactor, args: &ServeArgs, path: &Path, signals: Signal
         started: reactor.now(),
     };
     let ready: String = serving.listen.iter().map(|uri| format!("ready {uri}\n")).collect();
-    let admin = admin::server::serve(admin, store.clone(), Rc::new(serving));
+    let served = ServedStore { store: store.clone(), serving: Rc::new(serving) };
+    let admin = admin::server::serve(admin, reactor, Rc::new(served));
     output::say(&ready)?;
     let watch = reactor.spawn(watch(reactor.clone(), store.clone()));
     tracing::info!(store = %path.display(), "serving");
@@ -117,9 +121,8 @@ async fn create_volumes(args: &ServeArgs, store: &LocalStore) -> Result<()> {
 }
 
 /// Listens everywhere; returns the addresses with the ports in use.
-fn listen(server: &Server<VolumeExports>, addresses: &[Address]) -> Result<Vec<Address>> {
-    let standard =
-        [Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, address::NBD_PORT_DEFAULT)))];
+fn listen<E: Exports>(server: &Server<E>, addresses: &[Address]) -> Result<Vec<Address>> {
+    let standard = address::standard_listen();
     let addresses = if addresses.is_empty() { &standard } else { addresses };
     let listen =
         |address: &Address| server.listen(address).map_err(|error| cannot_listen(address, &error));

@@ -21,13 +21,13 @@ struct State {
 
 /// Tells when to stop.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     state: Arc<Mutex<State>>,
 }
 
 impl Signals {
     /// Catches signals from now on, on a thread of its own that does nothing but wait for them.
-    pub(super) fn watch(reactor: &Reactor) -> Result<Signals> {
+    pub(crate) fn watch(reactor: &Reactor) -> Result<Signals> {
         let refused = |error| Failure::new(format!("cannot catch signals: {error}"));
         let mut caught = Caught::new([SIGTERM, SIGINT]).map_err(refused)?;
         let state = Arc::new(Mutex::new(State::default()));
@@ -45,7 +45,7 @@ impl Signals {
     }
 
     /// Waits for the first signal.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         poll_fn(|context| {
             let mut state = self.state.lock().expect("invariant: nobody panics holding it");
             if state.stopped {
