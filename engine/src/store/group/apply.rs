@@ -79,7 +79,7 @@ impl Store {
 
     fn apply_entry(&mut self, group: GroupId, index: u64, is_done: bool) {
         let source = self.groups.group(group).entries.take_source(index);
-        let Some(Source { table, record }) = source else { return };
+        let Source { table, record } = source.expect("invariant: it was just looked for");
         let before = &table.records[..=usize::from(record)];
         let mut at: u32 = before.iter().map(Record::payload_blocks).sum();
         let payload = table.of.location.offset(table.of.header_blocks);

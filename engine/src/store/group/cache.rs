@@ -42,8 +42,9 @@ impl EntryCache {
         let Some(entry) = self.entries.get(&(group, index)) else { return };
         self.bytes += entry.bytes();
         self.durable.push_back((group, index, Rc::clone(entry)));
-        while self.bytes > self.bytes_max {
-            let Some((group, index, entry)) = self.durable.pop_front() else { break };
+        while self.bytes > self.bytes_max
+            && let Some((group, index, entry)) = self.durable.pop_front()
+        {
             self.bytes -= entry.bytes();
             // Another entry may have its index by now.
             if self.get(group, index).is_some_and(|found| Rc::ptr_eq(found, &entry)) {

@@ -4,6 +4,9 @@
 //! read once more, then it is an error, and the group's state names it.
 //! Must never know: who asks.
 
+#[cfg(test)]
+mod tests;
+
 use super::entry::{Change, GroupEntry};
 use super::install::{changes_of, group_records};
 use super::table::Place;

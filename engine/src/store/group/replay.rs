@@ -97,20 +97,25 @@ impl Store {
         for (group, state) in &mut self.groups.by_id {
             let next = state.next_to_apply();
             let pending = state.entries.iter().rev().take_while(|slot| slot.id.index >= next);
-            let inside: Vec<_> = pending.copied().filter(|slot| slot.is_in(header)).collect();
-            for slot in inside {
-                let Place::At { record, faulty, .. } = slot.place else { continue };
+            let inside = pending.filter_map(|slot| match slot.place {
+                Place::At { header: at, record, faulty } if at == header => {
+                    Some((slot.id, record, faulty))
+                }
+                _ => None,
+            });
+            let inside: Vec<_> = inside.collect();
+            for (id, record, faulty) in inside {
                 let found = batch.filter(|(table, _)| {
                     let record = table.records.get(usize::from(record));
                     let is_it = |record: &Record| {
                         record.kind == RecordKind::Entry
-                            && (record.group, record.log_id()) == (*group, slot.id)
+                            && (record.group, record.log_id()) == (*group, id)
                     };
                     record.is_some_and(is_it)
                 });
                 let bad = found.is_none_or(|(table, bad)| is_bad(table, record, bad));
                 let place = Place::At { header, record, faulty: faulty || bad };
-                state.entries.set_place(slot.id.index, place, found.map(|(table, _)| table));
+                state.entries.set_place(id.index, place, found.map(|(table, _)| table));
             }
         }
     }

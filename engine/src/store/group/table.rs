@@ -36,13 +36,6 @@ pub(in crate::store) struct Slot {
     pub(in crate::store) place: Place,
 }
 
-impl Slot {
-    /// Whether it is in the batch with this header.
-    pub(in crate::store) fn is_in(&self, batch: Location) -> bool {
-        matches!(self.place, Place::At { header, .. } if header == batch)
-    }
-}
-
 /// The batch of an entry and its record there.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Source {
@@ -84,12 +77,17 @@ impl Entries {
         self.slots.len()
     }
 
+    fn place_in_slots(&self, index: u64) -> Option<usize> {
+        index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok())
+    }
+
     pub(in crate::store) fn get(&self, index: u64) -> Option<&Slot> {
-        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+        self.slots.get(self.place_in_slots(index)?)
     }
 
     pub(in crate::store) fn get_mut(&mut self, index: u64) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
+        let at = self.place_in_slots(index)?;
+        self.slots.get_mut(at)
     }
 
     pub(in crate::store) fn last(&self) -> Option<&Slot> {
@@ -121,7 +119,7 @@ impl Entries {
         place: Place,
         table: Option<&Rc<TableCopy>>,
     ) {
-        let Some(slot) = self.get_mut(index) else { return };
+        let slot = self.get_mut(index).expect("invariant: it was just found");
         slot.place = place;
         if let (Place::At { record, .. }, Some(table)) = (place, table) {
             self.set_source(index, Source { table: Rc::clone(table), record });

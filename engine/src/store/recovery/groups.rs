@@ -7,6 +7,9 @@
 //! refused.
 //! Must never know: what entries mean.
 
+#[cfg(test)]
+mod tests;
+
 use super::tail::Found;
 use super::{Recovery, corrupt};
 use crate::error::Result;

@@ -72,7 +72,7 @@ impl Recovery {
     }
 
     /// Fills the index from the chunks, older images first.
-    fn load_chunks(&mut self) -> Result<()> {
+    pub(super) fn load_chunks(&mut self) -> Result<()> {
         self.load_groups()?;
         let store = self.store.as_mut().expect("invariant: the superblock was read");
         self.chunks.sort_by_key(|(reference, _)| reference.lsn);

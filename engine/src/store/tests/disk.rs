@@ -51,7 +51,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::store) fn bytes(&self) -> u64 {
         self.durable.len() as u64
     }
 
@@ -87,7 +87,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn read_now(
+    pub(in crate::store) fn read_now(
         &mut self,
         pool: &BufferPool,
         read: ReadRange,

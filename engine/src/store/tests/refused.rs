@@ -382,6 +382,9 @@ fn a_store_open_for_reading_takes_nothing() {
     for request in [write, create, Request::Checkpoint, Request::Barrier] {
         assert_eq!(refused(bench.call(request)), ErrorKind::Invalid);
     }
+    let group = crate::units::GroupId(1);
+    let appended = bench.store.append_entries(Nanos(0), 99, group, Vec::new());
+    assert_eq!(appended.expect_err("refused").kind(), ErrorKind::Invalid);
     let expected = bench.block(64, 100).to_vec();
     assert_eq!(bench.read(volume, 100, 64).expect("reads"), expected);
     bench.run();

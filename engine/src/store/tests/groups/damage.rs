@@ -139,3 +139,35 @@ fn a_torn_entry_is_simply_not_there() {
     bench.append_one(G, id(4), b"again", Vec::new());
     assert_eq!(bench.entry(G, 4).expect("reads").head, b"again");
 }
+
+/// A block behind a short header that cannot be read costs its own entry only.
+#[test]
+fn entries_before_an_unreadable_block_are_read() {
+    let mut bench = Bench::small(217);
+    let changes = vec![create(V)];
+    bench.append_one(G, id(1), b"", changes);
+    bench.append_one(G, id(2), b"blank", Vec::new());
+    // One batch with a header of several blocks.
+    let many = |index: u64| {
+        let zero = |first| Change::Zero { volume: V, first, count: 1, reserve: false };
+        let changes = (0..60).map(|i| zero(BlockIndex(2 * i))).collect();
+        GroupEntry { id: id(index), head: vec![index as u8; 100], changes }
+    };
+    let token = bench.append(G, (3..=4).map(many).collect()).expect("appends");
+    bench.wait(token).expect("durable");
+    bench.append_one(G, id(5), &[8; 5000], Vec::new());
+    bench.store.apply_entries(G, 5, Vec::new()).expect("applies");
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    bench.run();
+    let last = header_of(&bench, 5);
+    let mut bench = bench.crash().expect("recovers");
+    assert_eq!(header_of(&bench, 4), header_of(&bench, 3), "one batch");
+    // The header of entry 5's batch, and the payload behind it.
+    bench.disk.unreadable = [0, 1].map(|i| last.offset(i).0 as usize).into();
+    for index in [2, 3, 4] {
+        assert!(bench.entry(G, index).is_ok(), "entry {index}");
+    }
+    assert_eq!(kind_of(bench.entry(G, 5)), ErrorKind::Corrupt);
+    bench.disk.unreadable.clear();
+    assert_eq!(bench.entry(G, 5).expect("reads again").head, [8; 5000]);
+}

@@ -3,6 +3,7 @@
 
 mod damage;
 mod model;
+mod refusals;
 mod space;
 
 use super::*;
