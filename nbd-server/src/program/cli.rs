@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve every volume of a store over NBD until SIGTERM or SIGINT.
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make an empty store of a file or block device.
     #[command(after_help = FORMAT_EXAMPLES)]
     Format(FormatArgs),

@@ -52,7 +52,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Cluster(args) => cluster::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Serve(args) => serve::run(args, level),
+        Command::Serve(args) => serve::run(*args, level),
         Command::Completions { shell } => output::completions(shell),
     }
 }

@@ -16,6 +16,7 @@ use crate::types::{Member, StoredMembership};
 use ashlar_engine::units::GroupId;
 use ashlar_engine::{Error, ErrorKind, Result};
 use openraft::error::{InitializeError, RaftError};
+use openraft_rt::Mutex as _;
 use openraft_rt::watch::WatchReceiver as _;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -47,10 +48,11 @@ impl Inner {
             return;
         }
         for (id, group) in map.groups() {
-            if concerns(group, own) && self.replica(*id).is_none() {
-                if let Err(error) = self.start_replica(*id).await {
-                    self.troubles.borrow_mut().insert(*id, error.to_string());
-                }
+            if concerns(group, own)
+                && self.replica(*id).is_none()
+                && let Err(error) = self.start_replica(*id).await
+            {
+                self.troubles.borrow_mut().insert(*id, error.to_string());
             }
         }
         for replica in self.all_replicas() {

@@ -37,7 +37,7 @@ use crate::control::{
 use crate::frame::{self, Identity, Versions};
 use crate::limits::COMMAND_MAX;
 use crate::placement::{NodeId, StoreId};
-use crate::runtime::ReactorRuntime;
+use crate::runtime::{Mutex, ReactorRuntime};
 use crate::transport::{Bounds, Peers};
 use crate::types::{Outcome as Applied, Proposal};
 use answer::Fault;
@@ -48,6 +48,7 @@ use ashlar_engine::{Error, ErrorKind, Result};
 use handler::Answering;
 use identity::Stored;
 use map::Map;
+use openraft_rt::Mutex as _;
 use planner::About;
 use replica::Replica;
 use report::{Led, Report, Reports};
@@ -88,9 +89,9 @@ struct Inner {
     leaders: RefCell<BTreeMap<PgId, StoreId>>,
     reports: RefCell<Reports>,
     acting: RefCell<BTreeSet<About>>,
-    starting: tokio::sync::Mutex<()>,
+    starting: Mutex<()>,
     /// One command at a time; the number of the last one.
-    commands: tokio::sync::Mutex<u64>,
+    commands: Mutex<u64>,
     drops: RefCell<BTreeMap<PgId, u64>>,
     volumes: RefCell<attach::Volumes>,
     tasks: RefCell<Vec<Task<()>>>,
@@ -134,8 +135,8 @@ impl Node {
             leaders: RefCell::default(),
             reports: RefCell::default(),
             acting: RefCell::default(),
-            starting: tokio::sync::Mutex::default(),
-            commands: tokio::sync::Mutex::default(),
+            starting: Mutex::new(()),
+            commands: Mutex::new(0),
             drops: RefCell::default(),
             volumes: RefCell::default(),
             tasks: RefCell::default(),

@@ -11,7 +11,7 @@ use crate::control::PgId;
 use crate::limits::{READ_BARRIER_MAX, ROOM_MARGIN_BLOCKS};
 use crate::log_store::LogStore;
 use crate::placement::StoreId;
-use crate::runtime::ReactorRuntime;
+use crate::runtime::{Oneshot, OneshotSender, ReactorRuntime};
 use crate::state_machine::StateMachine;
 use crate::types::{Config, Outcome, Proposal};
 use ashlar_engine::buffer::Buffer;
@@ -22,10 +22,10 @@ use ashlar_engine::{Error, ErrorKind};
 use openraft::ReadPolicy;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft_rt::watch::WatchReceiver as _;
+use openraft_rt::{Oneshot as _, OneshotSender as _};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
-use tokio::sync::oneshot;
 
 /// openraft of one group.
 pub(super) type Raft = openraft::Raft<Config, StateMachine>;
@@ -45,7 +45,7 @@ pub(super) struct Replica {
 #[derive(Default)]
 struct Barriers {
     running: Cell<bool>,
-    waiting: RefCell<Vec<oneshot::Sender<Answer<()>>>>,
+    waiting: RefCell<Vec<OneshotSender<Answer<()>>>>,
 }
 
 impl Replica {
@@ -92,7 +92,7 @@ impl Replica {
     /// Waits until everything that was committed when this was called is applied here, and this
     /// member is known to have led after that.
     pub(super) async fn barrier(self: &Rc<Replica>) -> Answer<()> {
-        let (sender, answer) = oneshot::channel();
+        let (sender, answer) = Oneshot::channel();
         self.barriers.waiting.borrow_mut().push(sender);
         if !self.barriers.running.replace(true) {
             self.runtime.start_task(rounds(Rc::clone(self)));

@@ -85,7 +85,9 @@ fn messages_cut_short_or_with_other_blocks_are_refused() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_a_message_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+    fn any_bytes_are_a_message_or_an_error(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
         Message::decode(&bytes, Vec::new()).ok();
         Report::decode(&bytes).ok();
         answer::decode(&bytes).ok();
@@ -110,7 +112,7 @@ fn answers_say_what_to_do() {
             other => panic!("{other:?}"),
         }
     }
-    let error = || Error::new(ErrorKind::NoSpace, "é".repeat(600));
+    let error = || Error::new(ErrorKind::NoSpace, "\u{e9}".repeat(600));
     match answer::decode(&answer::encode(Err(Fault::Refused(error())))) {
         Err(Fault::Refused(found)) => {
             assert_eq!(found.kind(), ErrorKind::NoSpace);

@@ -1,13 +1,14 @@
 //! Volumes over placement groups: byte ranges of any alignment onto blocks of slices.
 //!
-//! A [`ClusterVolume`] is cut into slices of equal size, and each slice is a volume of the engine on
-//! every store of its group. Reads ask the group's leader. Writes are proposals, gathered by one
+//! A [`ClusterVolume`] is cut into slices of equal size, and each slice is a volume of the engine
+//! on every store of its group. Reads ask the group's leader. Writes are proposals, gathered by one
 //! [`Writer`] per group.
 //!
-//! Invariants: a write is acknowledged when it is durable on a quorum and applied by the leader; one
-//! of at most 1 MiB inside a slice is one change of one proposal, so it is there whole or not at
-//! all; it is applied once however often it is proposed; one whose fate is unknown keeps every later
-//! write to its blocks waiting; a writer that was fenced never writes again under that handle.
+//! Invariants: a write is acknowledged when it is durable on a quorum and applied by the leader;
+//! one of at most 1 MiB inside a slice is one change of one proposal, so it is there whole or not
+//! at all; it is applied once however often it is proposed; one whose fate is unknown keeps every
+//! later write to its blocks waiting; a writer that was fenced never writes again under that
+//! handle.
 //! Must never know: who leads a group, sockets, NBD.
 
 mod bytes;

@@ -7,6 +7,7 @@ use super::locks::Locks;
 use super::writer::fenced;
 use super::{Groups, slice_id};
 use crate::control::{ClusterVolumeId, PgId, Volume};
+use crate::runtime::Mutex;
 use crate::types::{Change, Outcome};
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::limits::ATOMIC_WRITE_MAX_BYTES;
@@ -15,6 +16,7 @@ use ashlar_engine::reactor::Reactor;
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::{BlockIndex, VolumeId};
 use ashlar_engine::{Error, ErrorKind, Result};
+use openraft_rt::Mutex as _;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -76,7 +78,7 @@ pub struct ClusterVolume {
     locks: Rc<Locks>,
     attachment: RefCell<Attachment>,
     /// One attaches, or readies a slice, at a time.
-    attaching: tokio::sync::Mutex<()>,
+    attaching: Mutex<()>,
     /// How often this process lost the right to write.
     fencings: Cell<u64>,
     handles: Cell<usize>,
@@ -106,7 +108,7 @@ impl ClusterVolume {
             spec,
             locks: Rc::default(),
             attachment: RefCell::default(),
-            attaching: tokio::sync::Mutex::default(),
+            attaching: Mutex::new(()),
             fencings: Cell::new(0),
             handles: Cell::new(0),
         })
@@ -264,8 +266,8 @@ impl ClusterVolume {
         }
     }
 
-    /// The epoch to write to a slice with: attaches the volume and readies the slice, where that was
-    /// not done.
+    /// The epoch to write to a slice with: attaches the volume and readies the slice, where that
+    /// was not done.
     async fn ready(&self, handle: u64, slice: usize) -> Result<u64> {
         let known = || {
             let attachment = self.attachment.borrow();
@@ -358,8 +360,8 @@ impl VolumeHandle {
     /// Reads; the buffers together have exactly `length` bytes.
     ///
     /// # Errors
-    /// `Invalid` past the end, `Failed` if nobody leads a group in time, `Corrupt` if what is stored
-    /// does not prove itself.
+    /// `Invalid` past the end, `Failed` if nobody leads a group in time, `Corrupt` if what is
+    /// stored does not prove itself.
     pub async fn read(&self, offset: u64, length: u32) -> Result<Vec<Buffer>> {
         self.volume.read(offset, length).await
     }
@@ -368,8 +370,8 @@ impl VolumeHandle {
     /// inside one slice.
     ///
     /// # Errors
-    /// `Invalid` past the end or too long; `Busy` if another node has attached the volume; `NoSpace`
-    /// if a store is full; `Failed` if nobody knows what became of it.
+    /// `Invalid` past the end or too long; `Busy` if another node has attached the volume;
+    /// `NoSpace` if a store is full; `Failed` if nobody knows what became of it.
     pub async fn write(&self, offset: u64, mut data: Buffer) -> Result<()> {
         let bytes = self.volume.check(offset, data.len() as u64)?;
         if data.len() > ATOMIC_WRITE_MAX_BYTES {

@@ -12,10 +12,12 @@ use crate::limits::{
     BLOCKS_WAITING_MAX, PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX, PROPOSALS_OPEN_MAX,
     PROPOSALS_UNDER_WAY, WRITE_MAX, WRITES_WAITING_MAX,
 };
+use crate::runtime::{Oneshot, OneshotSender};
 use crate::types::{Change, Changes, Outcome, Write};
 use ashlar_engine::reactor::Reactor;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, Nanos};
 use ashlar_engine::{Error, ErrorKind, Result};
+use openraft_rt::{Oneshot as _, OneshotSender as _};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -23,7 +25,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Pause before the first retry; doubled by each further one.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -58,7 +59,7 @@ struct Pending {
     since: Nanos,
     /// Its blocks, until it is known what became of it.
     hold: Option<Hold>,
-    done: Option<oneshot::Sender<Result<()>>>,
+    done: Option<OneshotSender<Result<()>>>,
 }
 
 impl Pending {
@@ -90,7 +91,7 @@ impl Writer {
     ) -> Result<()> {
         let blocks = changes.iter().map(blocks_of).sum();
         self.room(blocks).await;
-        let (sender, done) = oneshot::channel();
+        let (sender, done) = Oneshot::channel();
         let since = self.reactor.now();
         let pending = Pending { epoch, changes, blocks, since, hold, done: Some(sender) };
         {

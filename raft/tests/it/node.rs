@@ -34,7 +34,7 @@ fn options(number: u64, id: NodeId, cluster: Option<ClusterId>) -> NodeOptions {
 }
 
 async fn store(reactor: &Reactor, number: u64) -> LocalStore {
-    let device = reactor.open_device(&disk(number), &DeviceOptions::default()).expect("opens");
+    let device = reactor.open_device(disk(number), &DeviceOptions::default()).expect("opens");
     LocalStore::create(reactor, device, STORE_BYTES).await.expect("is made")
 }
 

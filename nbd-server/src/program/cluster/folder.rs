@@ -82,7 +82,8 @@ impl Folder {
 
     fn write(&self, node: u16, own: &str, size: Size) -> Result<()> {
         let text = format!(
-            "{own}listen = [\"{}\"]\nstore = {:?}\nsize = \"{size}\"\nadmin = {:?}\npid-file = {:?}\n",
+            "{own}listen = [\"{}\"]\nstore = {:?}\nsize = \"{size}\"\n\
+             admin = {:?}\npid-file = {:?}\n",
             free_address()?,
             self.file(node, "store"),
             self.socket(node),

@@ -5,6 +5,7 @@
 mod node;
 mod pid_file;
 pub(crate) mod signals;
+mod started;
 
 use super::address;
 use super::admin::{self, ServedStore, Serving};

@@ -4,7 +4,7 @@
 
 use super::pid_file::PidFile;
 use super::signals::Signals;
-use super::{listen, open_or_create, watch};
+use super::{listen, open_or_create, started, watch};
 use crate::program::address;
 use crate::program::admin::{self, ServedNode};
 use crate::program::cli::ServeArgs;
@@ -14,7 +14,6 @@ use crate::program::{output, store};
 use ashlar_engine::reactor::Reactor;
 use ashlar_nbd_server::{ClusterExports, Server, ServerOptions};
 use ashlar_raft::node::{Node, NodeOptions, parse_address};
-use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -37,8 +36,7 @@ pub(super) async fn serve(
         labels: settings.labels,
         peers: settings.peers,
         witness: settings.witness,
-        // Wall time: of two processes that claim to be one node the later one is believed.
-        started: clock_gettime(ClockId::Realtime).tv_sec.max(0) as u64,
+        started: started::seconds(),
         timing: settings.timing,
     };
     let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;

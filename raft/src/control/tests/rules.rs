@@ -201,7 +201,7 @@ fn a_retry_is_answered_and_not_carried_out_again() {
     assert_eq!(log.state.epoch(), epoch, "the retry changed nothing");
     // Later ones may overtake, as many as may be under way.
     let mut index = 101;
-    for serial in [9, 8, 7, 6, 5, 4, 3, 2, 10] {
+    for serial in [5, 4, 3, 2, 6] {
         index += 1;
         let outcome = log.state.apply(index, command(serial));
         assert!(matches!(outcome, Outcome::Attached { .. }), "{serial}: {outcome:?}");
