@@ -36,6 +36,8 @@ pub const MEMBERSHIP_MAX_BYTES: usize = 2
 
 /// Bytes of a vote.
 pub const VOTE_BYTES: usize = 18;
+/// Bytes of what a member keeps with its vote.
+pub const SAVED_BYTES: usize = 2 + VOTE_BYTES + 1 + 3 * 8;
 
 /// Bytes of entries that are read at once to be sent: one full proposal, or many small ones. More
 /// are in flight by pipelining.
@@ -96,7 +98,7 @@ const _: () = assert!(
         <= crate::frame::limits::HEAD_MAX_BYTES
 );
 const _: () = assert!(READ_MAX_BYTES + (1 << 20) <= crate::frame::limits::PAYLOAD_MAX_BYTES);
-const _: () = assert!(VOTE_BYTES <= VOTE_MAX_BYTES);
+const _: () = assert!(SAVED_BYTES <= VOTE_MAX_BYTES);
 const _: () = assert!(
     64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX + CONTROL_STATE_MAX_BYTES
         <= HEAD_MAX_BYTES

@@ -2,21 +2,29 @@
 //!
 //! Invariants: an entry can be read when `append` returns, and openraft is told of it when it is
 //! durable; a vote is durable when `save_vote` returns; votes, entries and truncations become
-//! durable in the order of the calls. A log with damage is not opened at all.
+//! durable in the order of the calls. A log with damage, or of a member that is being brought up, is
+//! not opened at all.
+//!
+//! The engine numbers the entries of a group without a gap. A member that was brought up by a
+//! snapshot has a log that goes on behind the snapshot's entry, so its numbers are others: [`Saved`]
+//! says how many.
 //! Must never know: sockets, what entries mean.
+
+mod saved;
+
+pub(crate) use saved::{Install, Saved};
 
 use crate::limits::{READ_HEADS_MAX_BYTES, READ_MAX_BYTES, WIRE_CHANGE_MAX_BYTES};
 use crate::runtime::{Watch, WatchSender};
-use crate::types::encoding::{decode_head, decode_vote, encode_head, encode_vote};
-use crate::types::{Changes, Config, Entry, LogId, Payload, Proposal, Vote, log_id};
-use ashlar_engine::buffer::BufferPool;
+use crate::types::encoding::decode_head;
+use crate::types::{Changes, Config, Entry, LogId, Vote};
 use ashlar_engine::local::LocalGroup;
 use ashlar_engine::store::GroupEntry;
 use ashlar_engine::{Error, ErrorKind};
 use futures_util::stream::{Stream, try_unfold};
+use openraft::LogIdOptionExt;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::{EntryPayload, LogIdOptionExt};
 use openraft_rt::Watch as _;
 use openraft_rt::watch::{WatchReceiver as _, WatchSender as _};
 use std::cell::Cell;
@@ -37,7 +45,7 @@ pub struct LogStore {
 
 struct Inner {
     group: LocalGroup,
-    vote: Cell<Option<Vote>>,
+    saved: Cell<Saved>,
     /// Entries up to here are given up, on the device soon.
     purged: Cell<Option<LogId>>,
     /// How far the log is durable, for those that wait.
@@ -75,15 +83,59 @@ impl LogStore {
             let why = format!("{count} entries of the log are damaged, the first is {index}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        let vote = match &*state.vote {
-            [] => None,
-            bytes => Some(decode_vote(bytes).map_err(invalid)?),
-        };
-        let upto = state.durable.map(|id| id.index);
+        let saved = Saved::load(&group).map_err(invalid)?;
+        if saved.install == Install::Under {
+            let why = "the member is being brought up from another one's blocks";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let upto = state.durable.and_then(|id| saved.from_engine(id)).index();
         let (durable, _) = Watch::channel(Durable { upto, failed: false });
-        let purged = Cell::new(state.purged.map(from_engine));
-        let (vote, truncations) = (Cell::new(vote), Cell::new(0));
-        Ok(LogStore { inner: Rc::new(Inner { group, vote, purged, durable, truncations }) })
+        let purged = state.purged.and_then(|id| saved.from_engine(id)).max(saved.base());
+        let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
+        Ok(LogStore { inner: Rc::new(Inner { group, saved, purged, durable, truncations }) })
+    }
+
+    /// The newest vote.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.inner.saved.get().vote
+    }
+
+    /// The last entry, or what is given up before it.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        let last = self.inner.group.state().last;
+        last.and_then(|id| self.inner.saved.get().from_engine(id)).max(self.inner.purged.get())
+    }
+
+    /// The last entry that is applied.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.inner.group.state().applied.and_then(|id| self.inner.saved.get().from_engine(id))
+    }
+
+    /// Index of the first entry that is kept, if any is.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let first = self.inner.group.state().first?;
+        let first = self.inner.saved.get().index_from_engine(first);
+        Some(first.unwrap_or(0).max(self.inner.purged.get().next_index()))
+    }
+
+    /// Up to where entries should be given up, because the store is short of room.
+    pub(crate) fn purge_wanted(&self) -> Option<u64> {
+        let wanted = self.inner.group.purge_wanted()?;
+        self.inner.saved.get().index_from_engine(wanted.index)
+    }
+
+    /// Applies the entries up to this index, but for those that are skipped.
+    pub(crate) fn apply_except(
+        &self,
+        upto: u64,
+        skipped: &[u64],
+        applied_head: Vec<u8>,
+    ) -> io::Result<()> {
+        let saved = self.inner.saved.get();
+        let skipped: Vec<u64> = skipped.iter().map(|index| saved.index_to_engine(*index)).collect();
+        let upto = saved.index_to_engine(upto);
+        let applied = self.inner.group.apply_except(upto, &skipped, applied_head);
+        applied.map_err(|error| io_error(&error))
     }
 
     /// The group below.
@@ -112,13 +164,16 @@ impl LogStore {
         if self.inner.purged.get().index() >= Some(index) {
             return Ok(None);
         }
-        let entry = match self.inner.group.read(index).await {
+        let saved = self.inner.saved.get();
+        let entry = match self.inner.group.read(saved.index_to_engine(index)).await {
             Ok(entry) => entry,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(&error)),
         };
         let head_bytes = entry.head.len() + WIRE_CHANGE_MAX_BYTES * (1 + entry.changes.len());
-        let (id, size) = (from_engine(entry.id), Size { bytes: entry.bytes(), head_bytes });
+        let size = Size { bytes: entry.bytes(), head_bytes };
+        let id = saved.from_engine(entry.id);
+        let id = id.ok_or_else(|| io::Error::other("the entry is no entry of this log"))?;
         let head = decode_head(&entry.head).map_err(invalid)?;
         let payload = head.with_changes(Changes::from(entry)).map_err(invalid)?;
         Ok(Some((Entry::new(id, payload), size)))
@@ -126,9 +181,7 @@ impl LogStore {
 
     /// The index to begin with, where `start` is asked for.
     fn begin(&self, start: u64) -> u64 {
-        let state = self.inner.group.state();
-        let kept = state.first.unwrap_or(0).max(self.inner.purged.get().next_index());
-        start.max(kept)
+        start.max(self.first().unwrap_or(0)).max(self.inner.purged.get().next_index())
     }
 
     /// Entries of this range, without a gap; as many as have this many bytes, and one at least.
@@ -169,8 +222,7 @@ impl RaftLogStorage<Config> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Config>, io::Error> {
         let last_purged_log_id = self.inner.purged.get();
-        let last = self.inner.group.state().last.map(from_engine);
-        Ok(LogState { last_purged_log_id, last_log_id: last.max(last_purged_log_id) })
+        Ok(LogState { last_purged_log_id, last_log_id: self.last() })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -178,9 +230,9 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let bytes = encode_vote(vote);
-        self.inner.group.save_vote(&bytes).await.map_err(|error| io_error(&error))?;
-        self.inner.vote.set(Some(*vote));
+        let saved = Saved { vote: Some(*vote), ..self.inner.saved.get() };
+        saved.save(&self.inner.group).await.map_err(|error| io_error(&error))?;
+        self.inner.saved.set(saved);
         Ok(())
     }
 
@@ -191,9 +243,11 @@ impl RaftLogStorage<Config> for LogStore {
         let inner = &self.inner;
         let reactor = inner.group.store().reactor();
         inner.group.room().await.map_err(|error| io_error(&error))?;
-        let made = entries.into_iter().map(|entry| to_engine_entry(entry, reactor.pool()));
+        let saved = inner.saved.get();
+        let made = entries.into_iter().map(|entry| saved.to_engine_entry(entry, reactor.pool()));
         let made: Vec<GroupEntry> = made.collect::<Result<_, _>>()?;
-        let Some(last) = made.last().map(|entry| entry.id.index) else {
+        let last = made.last().and_then(|entry| saved.index_from_engine(entry.id.index));
+        let Some(last) = last else {
             flushed.io_completed(Ok(()));
             return Ok(());
         };
@@ -223,9 +277,11 @@ impl RaftLogStorage<Config> for LogStore {
             durable.upto = durable.upto.min(last);
             true
         });
-        inner.group.truncate_after(last).await.map_err(|error| io_error(&error))?;
+        let saved = inner.saved.get();
+        let in_engine = last.map(|last| saved.index_to_engine(last)).or(saved.engine_base());
+        inner.group.truncate_after(in_engine).await.map_err(|error| io_error(&error))?;
         // All that was appended before is durable now too.
-        let kept = inner.group.state().durable.map(|id| id.index);
+        let kept = inner.group.state().durable.and_then(|id| saved.from_engine(id)).index();
         inner.durable.send_if_modified(|durable| {
             durable.upto = durable.upto.max(kept.min(last));
             true
@@ -240,7 +296,7 @@ impl RaftLogStorage<Config> for LogStore {
         let reactor = inner.group.store().reactor().clone();
         let purge = async move {
             // If the store has failed, whoever writes next is told; it starts with more entries.
-            inner.group.purge(to_engine(upto)).await.ok();
+            inner.group.purge(inner.saved.get().to_engine(upto)).await.ok();
         };
         reactor.spawn(purge).detach();
         Ok(())
@@ -283,7 +339,7 @@ impl RaftLogReader<Config> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.inner.vote.get())
+        Ok(self.vote())
     }
 }
 
@@ -306,27 +362,6 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
-}
-
-/// The engine's identity of an entry. There is one leader in a term, so the term says which.
-fn to_engine(id: LogId) -> ashlar_engine::units::LogId {
-    let (term, index) = (id.committed_leader_id().term, id.index());
-    ashlar_engine::units::LogId { term, leader: 0, index }
-}
-
-/// See [`to_engine`].
-pub(crate) fn from_engine(id: ashlar_engine::units::LogId) -> LogId {
-    log_id(id.term, id.index)
-}
-
-fn to_engine_entry(entry: Entry, pool: &BufferPool) -> io::Result<GroupEntry> {
-    let (id, payload): (LogId, Payload) = (entry.log_id, entry.payload);
-    let head = encode_head(&payload).map_err(invalid)?;
-    let changes = match payload {
-        EntryPayload::Normal(Proposal::Write(write)) => write.changes.into_vec(pool),
-        _ => Vec::new(),
-    };
-    Ok(GroupEntry { id: to_engine(id), head, changes })
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {

@@ -154,11 +154,10 @@ fn holds(replica: &Replica) -> bool {
 /// Up to where a member's log may be given up, if it is time to.
 fn purgeable(replica: &Replica) -> Option<u64> {
     let applied = replica.raft.metrics().borrow_watched().last_applied?.index();
-    let state = replica.log.group().state();
-    if let Some(wanted) = replica.log.group().purge_wanted() {
-        return Some(wanted.index.min(applied));
+    if let Some(wanted) = replica.log.purge_wanted() {
+        return Some(wanted.min(applied));
     }
-    let first = state.first?;
+    let first = replica.log.first()?;
     let keep_from = applied.saturating_sub(ENTRIES_KEPT);
     (keep_from >= first + ENTRIES_PURGED_MIN).then_some(keep_from)
 }

@@ -11,7 +11,7 @@ mod head;
 pub use head::AppliedHead;
 
 use crate::limits::APPLY_ENTRIES_MAX;
-use crate::log_store::{LogStore, from_engine, io_error};
+use crate::log_store::LogStore;
 use crate::types::{Config, Entry, LogId, Member, NodeId, Outcome, Proposal, StoredMembership};
 use ashlar_engine::units::VolumeId;
 use futures_util::stream::{Stream, StreamExt};
@@ -84,7 +84,7 @@ impl StateMachine {
         if let Some(commands) = &mut commands {
             commands.restore(&head.control)?;
         }
-        let applied = state.applied.map(from_engine);
+        let applied = log.applied();
         Ok(StateMachine { log, head, applied, commands, newest: Newest::default() })
     }
 
@@ -125,9 +125,7 @@ impl StateMachine {
         // A quorum of others may have committed what this node has not on the device yet.
         self.log.wait_durable(last.index()).await?;
         let head = self.head.encode().map_err(io::Error::other)?;
-        let group = self.log.group();
-        let applied = group.apply_except(last.index(), &judged.skipped, head);
-        applied.map_err(|error| io_error(&error))?;
+        self.log.apply_except(last.index(), &judged.skipped, head)?;
         self.applied = Some(last);
         judged.skipped.clear();
         for (responder, outcome) in judged.answers.drain(..) {
