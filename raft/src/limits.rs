@@ -57,9 +57,11 @@ pub const ASK_LEADER_ATTEMPTS: u32 = 10;
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after which a command to the control group that has no outcome is given up.
 pub const COMMAND_MAX: Duration = Duration::from_secs(30);
-/// Entries that a group keeps for members that are behind, once they are applied. One that is
-/// further behind gets a snapshot.
+/// Entries that a member keeps for others that may fall behind, once they are applied.
 pub const ENTRIES_KEPT: u64 = 8192;
+/// Entries that a leader keeps for members that are behind, if its store has room. One that is
+/// further behind gets a snapshot.
+pub const ENTRIES_KEPT_BEHIND: u64 = 1 << 17;
 /// Entries beyond [`ENTRIES_KEPT`] after which they are given up: not one by one.
 pub const ENTRIES_PURGED_MIN: u64 = 4096;
 /// Bytes of a change on the wire, but for its blocks; and of what an entry says besides its head.
@@ -69,6 +71,19 @@ pub const WIRE_CHANGE_MAX_BYTES: usize = 32;
 pub const READ_HEADS_MAX_BYTES: usize = 128 << 10;
 /// Entries that are applied at once, before their proposers are answered.
 pub const APPLY_ENTRIES_MAX: usize = 64;
+
+/// Blocks of one piece of a snapshot: 1 MiB.
+pub const SNAPSHOT_PIECE_BLOCKS: u64 = (1 << 20) / BLOCK_SIZE_BYTES as u64;
+/// Pieces of a snapshot that are under way: enough to keep a network and a disk busy together.
+pub const SNAPSHOT_PIECES_UNDER_WAY: usize = 4;
+/// How long after a client's last request a node counts as used,
+pub const SNAPSHOT_BUSY_TIME: Duration = Duration::from_millis(100);
+/// and the pause that each piece of a snapshot makes then: at most 50 MiB in a second.
+pub const SNAPSHOT_BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// How often room is made for one piece of a snapshot, before there is none.
+pub const SNAPSHOT_ROOM_ATTEMPTS: u32 = 8;
+/// Time in which a piece of a snapshot is taken in; the store may have to write a checkpoint first.
+pub const SNAPSHOT_CALL_MAX: Duration = Duration::from_secs(30);
 
 /// Proposals of a writer that are under way at once: what comes meanwhile gathers.
 pub const PROPOSALS_UNDER_WAY: usize = 2;
@@ -103,6 +118,7 @@ const _: () = assert!(
     64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX + CONTROL_STATE_MAX_BYTES
         <= HEAD_MAX_BYTES
 );
+const _: () = assert!(SNAPSHOT_PIECE_BLOCKS as usize <= PROPOSAL_BLOCKS_MAX);
 const _: () = assert!(COMMAND_MAX_BYTES + 64 <= HEAD_MAX_BYTES);
 const _: () = assert!(MEMBERSHIP_MAX_BYTES <= 12 << 10);
 const _: () = assert!(MEMBERS_MAX <= u8::MAX as usize);

@@ -46,6 +46,8 @@ pub struct LogStore {
 struct Inner {
     group: LocalGroup,
     saved: Cell<Saved>,
+    /// Nothing is changed any more.
+    closed: Cell<bool>,
     /// Entries up to here are given up, on the device soon.
     purged: Cell<Option<LogId>>,
     /// How far the log is durable, for those that wait.
@@ -91,8 +93,28 @@ impl LogStore {
         let upto = state.durable.and_then(|id| saved.from_engine(id)).index();
         let (durable, _) = Watch::channel(Durable { upto, failed: false });
         let purged = state.purged.and_then(|id| saved.from_engine(id)).max(saved.base());
+        let closed = Cell::new(false);
         let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
-        Ok(LogStore { inner: Rc::new(Inner { group, saved, purged, durable, truncations }) })
+        Ok(LogStore { inner: Rc::new(Inner { group, saved, closed, purged, durable, truncations }) })
+    }
+
+    /// Changes nothing any more: who still tries is refused.
+    pub(crate) fn close(&self) {
+        self.inner.closed.set(true);
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        match self.inner.closed.get() {
+            true => Err(io::Error::other("the member has been stopped")),
+            false => Ok(()),
+        }
+    }
+
+    /// Identity of an entry that is retained, or the last one that was given up or applied.
+    pub(crate) fn id_at(&self, index: u64) -> Option<LogId> {
+        let saved = self.inner.saved.get();
+        let id = self.inner.group.id_at(saved.index_to_engine(index))?;
+        saved.from_engine(id).filter(|id| id.index() == index)
     }
 
     /// The newest vote.
@@ -131,6 +153,7 @@ impl LogStore {
         skipped: &[u64],
         applied_head: Vec<u8>,
     ) -> io::Result<()> {
+        self.check_open()?;
         let saved = self.inner.saved.get();
         let skipped: Vec<u64> = skipped.iter().map(|index| saved.index_to_engine(*index)).collect();
         let upto = saved.index_to_engine(upto);
@@ -230,6 +253,7 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.check_open()?;
         let saved = Saved { vote: Some(*vote), ..self.inner.saved.get() };
         saved.save(&self.inner.group).await.map_err(|error| io_error(&error))?;
         self.inner.saved.set(saved);
@@ -243,6 +267,7 @@ impl RaftLogStorage<Config> for LogStore {
         let inner = &self.inner;
         let reactor = inner.group.store().reactor();
         inner.group.room().await.map_err(|error| io_error(&error))?;
+        self.check_open()?;
         let saved = inner.saved.get();
         let made = entries.into_iter().map(|entry| saved.to_engine_entry(entry, reactor.pool()));
         let made: Vec<GroupEntry> = made.collect::<Result<_, _>>()?;
@@ -271,6 +296,7 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        self.check_open()?;
         let (inner, last) = (&self.inner, last.index());
         inner.truncations.set(inner.truncations.get() + 1);
         inner.durable.send_if_modified(|durable| {
@@ -291,6 +317,7 @@ impl RaftLogStorage<Config> for LogStore {
 
     /// Gives up what is purged at once for readers; on the device once a checkpoint has it.
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.check_open()?;
         let inner = Rc::clone(&self.inner);
         inner.purged.set(inner.purged.get().max(Some(upto)));
         let reactor = inner.group.store().reactor().clone();

@@ -4,9 +4,12 @@
 
 use super::codec::{CodecError, Message, decode_appended, decode_transferred, decode_voted};
 use crate::frame::NodeId;
+use crate::snapshot::Source;
 use crate::state_machine::Manifest;
 use crate::transport::{self, Call, ErrorKind, Peers, Reply, Request};
 use crate::types::{CommittedLeaderId, Config, LogId, Member, Vote};
+use ashlar_engine::buffer::Buffer;
+use futures_util::future::{Either, select};
 use futures_util::stream::{Stream, StreamExt, unfold};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::entry::RaftEntry;
@@ -20,6 +23,7 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 /// Lane of entries.
@@ -40,16 +44,17 @@ const BACK_OFF: [u64; 4] = [50, 100, 200, 400];
 /// Makes links of one member of a group to the others.
 #[derive(Clone)]
 pub struct Network {
-    peers: Peers,
+    pub(super) peers: Peers,
     group: u32,
     own: u64,
+    pub(super) source: Source,
 }
 
 impl Network {
-    /// Links of the member in the store `own`.
+    /// Links of the member in the store `own`. `source`: its blocks.
     #[must_use]
-    pub fn new(peers: Peers, group: u32, own: u64) -> Network {
-        Network { peers, group, own }
+    pub fn new(peers: Peers, group: u32, own: u64, source: Source) -> Network {
+        Network { peers, group, own, source }
     }
 
     fn link(&self, target: u64, member: &Member, lane: u32) -> Link {
@@ -82,9 +87,9 @@ impl RaftNetworkFactory<Config> for Network {
 /// The way to one member.
 #[derive(Clone, Debug)]
 pub struct Link {
-    network: Network,
+    pub(super) network: Network,
     /// Its store.
-    target: u64,
+    pub(super) target: u64,
     node: NodeId,
     lane: u32,
 }
@@ -94,11 +99,19 @@ type RpcResult<T> = Result<T, RPCError<Config>>;
 impl Link {
     /// Makes a call. It is made when this returns.
     fn call(&self, message: &Message, timeout: Duration) -> Result<Call, CodecError> {
-        let Network { peers, group, .. } = &self.network;
-        let (head, payload) = message.encode(self.target, peers.pool())?;
-        let mut request = Request::new(*group, self.lane, head);
+        let encoded = message.encode(self.target, self.network.peers.pool())?;
+        Ok(self.call_encoded(encoded, timeout))
+    }
+
+    /// As [`Link::call`].
+    pub(super) fn call_encoded(
+        &self,
+        (head, payload): (Vec<u8>, Vec<Buffer>),
+        timeout: Duration,
+    ) -> Call {
+        let mut request = Request::new(self.network.group, self.lane, head);
         request.payload = payload;
-        Ok(peers.call(self.node, request, timeout))
+        self.network.peers.call(self.node, request, timeout)
     }
 
     /// The answer's head.
@@ -234,13 +247,16 @@ impl RaftNetworkV2<Config> for Link {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
+        vote: Vote,
         snapshot: Snapshot<CommittedLeaderId, u64, Member, Manifest>,
-        _cancel: impl Future<Output = ReplicationClosed> + 'static,
+        cancel: impl Future<Output = ReplicationClosed> + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
-        let why = format!("snapshot {} cannot be sent yet", snapshot.meta);
-        Err(StreamingError::Unreachable(Unreachable::from_string(why)))
+        let (sending, cancel) = (pin!(self.send_snapshot(vote, snapshot)), pin!(cancel));
+        match select(cancel, sending).await {
+            Either::Left((closed, _)) => Err(StreamingError::Closed(closed)),
+            Either::Right((sent, _)) => sent.map(SnapshotResponse::new),
+        }
     }
 
     async fn transfer_leader(

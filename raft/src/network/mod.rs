@@ -8,6 +8,7 @@
 
 mod codec;
 mod link;
+mod send;
 mod serve;
 #[cfg(test)]
 mod tests;

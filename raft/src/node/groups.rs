@@ -7,10 +7,11 @@ use super::answer::Answer;
 use super::commands::ControlCommands;
 use super::replica::{Raft, Replica, refused, unknown};
 use crate::control::{ControlState, Group, PgId, Step};
-use crate::limits::{ENTRIES_KEPT, ENTRIES_PURGED_MIN};
+use crate::limits::{ENTRIES_KEPT, ENTRIES_KEPT_BEHIND, ENTRIES_PURGED_MIN};
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::placement::StoreId;
+use crate::snapshot::{self, Source};
 use crate::state_machine::{Commands, StateMachine};
 use crate::types::{Member, StoredMembership};
 use ashlar_engine::units::GroupId;
@@ -50,6 +51,7 @@ impl Inner {
         for (id, group) in map.groups() {
             if concerns(group, own)
                 && self.replica(*id).is_none()
+                && !self.installs.borrow().contains_key(id)
                 && let Err(error) = self.start_replica(*id).await
             {
                 self.troubles.borrow_mut().insert(*id, error.to_string());
@@ -75,27 +77,32 @@ impl Inner {
             let why = format!("placement group {id} cannot be started here: {error}");
             Error::new(ErrorKind::Corrupt, why)
         };
-        let log = LogStore::open(self.store.group(GroupId(id.0))).map_err(device)?;
+        let group = self.store.group(GroupId(id.0));
+        snapshot::settle(&group).await?;
+        let log = LogStore::open(group.clone()).map_err(device)?;
         let commands = (id == PgId::CONTROL)
             .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
         let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
-        let network = Network::new(peers, id.0, own.0);
+        let source = Source::new(group, Rc::clone(&self.used));
+        let network = Network::new(peers, id.0, own.0, source.clone());
         let config = std::sync::Arc::clone(&self.config);
         let raft = Raft::new(own.0, config, network, log.clone(), machine);
         let raft = self.runtime.enter(raft).await.map_err(|error| {
             let why = format!("placement group {id} cannot be started here: {error}");
             Error::new(ErrorKind::Failed, why)
         })?;
-        let replica = Rc::new(Replica::new(id, own, raft, log, self.runtime.clone()));
+        let replica = Rc::new(Replica::new(id, own, raft, log, source, self.runtime.clone()));
         self.replicas.borrow_mut().insert(id, Rc::clone(&replica));
         self.troubles.borrow_mut().remove(&id);
         Ok(replica)
     }
 
-    async fn stop_replica(&self, replica: &Replica) {
+    pub(super) async fn stop_replica(&self, replica: &Replica) {
         self.replicas.borrow_mut().remove(&replica.id);
         // Its end is not waited for by anybody else; an error says that it has ended already.
         self.runtime.enter(replica.raft.shutdown()).await.ok();
+        // What is on its way to the log yet must not come when others write it.
+        replica.log.close();
     }
 
     /// Starts a group with these members, if it never was.
@@ -158,6 +165,14 @@ fn purgeable(replica: &Replica) -> Option<u64> {
         return Some(wanted.min(applied));
     }
     let first = replica.log.first()?;
-    let keep_from = applied.saturating_sub(ENTRIES_KEPT);
+    let mut keep_from = applied.saturating_sub(ENTRIES_KEPT);
+    if replica.leads() {
+        // Those who are not too far behind get entries: that is less than a snapshot.
+        let farthest = applied.saturating_sub(ENTRIES_KEPT_BEHIND);
+        let last = replica.raft.metrics().borrow_watched().last_log_index.unwrap_or(applied);
+        let behind = replica.lags().into_values().flatten().max().unwrap_or(0);
+        keep_from = keep_from.min((last + 1).saturating_sub(behind)).max(farthest);
+    }
+    keep_from = keep_from.min(replica.source.holds().unwrap_or(u64::MAX));
     (keep_from >= first + ENTRIES_PURGED_MIN).then_some(keep_from)
 }

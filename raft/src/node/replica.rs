@@ -12,6 +12,7 @@ use crate::limits::{READ_BARRIER_MAX, ROOM_MARGIN_BLOCKS};
 use crate::log_store::LogStore;
 use crate::placement::StoreId;
 use crate::runtime::{Oneshot, OneshotSender, ReactorRuntime};
+use crate::snapshot::Source;
 use crate::state_machine::StateMachine;
 use crate::types::{Config, Outcome, Proposal};
 use ashlar_engine::buffer::Buffer;
@@ -37,6 +38,7 @@ pub(super) struct Replica {
     pub(super) store: StoreId,
     pub(super) raft: Raft,
     pub(super) log: LogStore,
+    pub(super) source: Source,
     runtime: ReactorRuntime,
     barriers: Barriers,
 }
@@ -54,9 +56,10 @@ impl Replica {
         store: StoreId,
         raft: Raft,
         log: LogStore,
+        source: Source,
         runtime: ReactorRuntime,
     ) -> Replica {
-        Replica { id, store, raft, log, runtime, barriers: Barriers::default() }
+        Replica { id, store, raft, log, source, runtime, barriers: Barriers::default() }
     }
 
     /// Who leads, as far as this member knows.
@@ -74,6 +77,7 @@ impl Replica {
         if let Err(error) = proposal.check() {
             return Err(refused(ErrorKind::Invalid, &error));
         }
+        self.source.touch();
         if let Proposal::Write(write) = &proposal {
             // Members may have less room than this one: who writes is told before all are stuck.
             let room = self.log.group().check_changes(&write.changes, ROOM_MARGIN_BLOCKS);
@@ -117,6 +121,7 @@ impl Replica {
 
     /// Blocks as of now. What the group does not have reads as zeroes.
     pub(super) async fn read(self: &Rc<Replica>, range: Range) -> Answer<Vec<Buffer>> {
+        self.source.touch();
         self.barrier().await?;
         let volume = match self.log.group().volume(range.volume) {
             Ok(volume) => volume,

@@ -1,0 +1,94 @@
+//! What a member gives to those that it brings up, and how fast.
+//!
+//! Invariant: while a snapshot is on its way, entries behind it are wanted here
+//! ([`Source::holds`]): whoever is brought up needs them next.
+//! Must never know: sockets.
+
+use super::pieces::Pieces;
+use crate::limits::{SNAPSHOT_BUSY_PAUSE, SNAPSHOT_BUSY_TIME};
+use ashlar_engine::local::LocalGroup;
+use ashlar_engine::units::{Nanos, VolumeId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+/// A group's blocks as a source of snapshots. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Source {
+    group: LocalGroup,
+    /// Index of the last entry of each snapshot on its way.
+    sending: Rc<RefCell<BTreeMap<u64, u64>>>,
+    next: Rc<Cell<u64>>,
+    /// When a client's request was last seen by this node.
+    used: Rc<Cell<Nanos>>,
+}
+
+/// A snapshot on its way, until this is dropped.
+pub(crate) struct Sending {
+    source: Source,
+    number: u64,
+}
+
+impl Source {
+    /// The blocks of a group. `used`: when clients were last seen, shared by a node's groups.
+    #[must_use]
+    pub fn new(group: LocalGroup, used: Rc<Cell<Nanos>>) -> Source {
+        let mut random = group.store().reactor().random("snapshots");
+        let mut first = [0; 8];
+        random.fill_bytes(&mut first);
+        // Numbers of another start of this process do not come again soon.
+        let next = Rc::new(Cell::new(u64::from_le_bytes(first)));
+        Source { group, sending: Rc::default(), next, used }
+    }
+
+    /// A client's request has come.
+    pub(crate) fn touch(&self) {
+        self.used.set(self.group.store().reactor().now());
+    }
+
+    /// Lowest entry behind which entries are still wanted, if a snapshot is on its way.
+    #[must_use]
+    pub fn holds(&self) -> Option<u64> {
+        self.sending.borrow().values().min().copied()
+    }
+
+    /// Begins to send the snapshot that ends with the entry `last`.
+    pub(crate) fn begin(&self, last: u64) -> Sending {
+        let number = self.next.get();
+        self.next.set(number.wrapping_add(1));
+        self.sending.borrow_mut().insert(number, last);
+        Sending { source: self.clone(), number }
+    }
+
+    /// The pieces of a snapshot with these volumes.
+    pub(crate) fn pieces(&self, volumes: &[(VolumeId, u64)]) -> Pieces {
+        Pieces::new(self.group.clone(), volumes)
+    }
+
+    /// Waits as long as the next piece should wait for clients.
+    pub(crate) async fn pace(&self) {
+        let reactor = self.group.store().reactor();
+        if reactor.now() < self.used.get() + SNAPSHOT_BUSY_TIME {
+            reactor.sleep(SNAPSHOT_BUSY_PAUSE).await;
+        }
+    }
+}
+
+impl Sending {
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.source.sending.borrow_mut().remove(&self.number);
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({}, holds {:?})", self.group.id(), self.holds())
+    }
+}
