@@ -2,7 +2,7 @@
 //!
 //! One group is one openraft group; its log is kept by the engine, and the log is the replica.
 //! [`runtime`] puts openraft on a reactor, [`log_store`] and [`state_machine`] on a group of a
-//! store, and [`types`] says what is agreed on. `snapshot` brings members up. [`frame`] holds the bytes that nodes exchange,
+//! store, and [`types`] says what is agreed on. [`snapshot`] brings members up. [`frame`] holds the bytes that nodes exchange,
 //! [`transport`] the connections. [`control`] is what the cluster consists of, [`placement`] who
 //! keeps what. Imports go one way: `nbd-server -> raft -> engine`.
 
@@ -14,7 +14,7 @@ pub mod network;
 pub mod node;
 pub mod placement;
 pub mod runtime;
-mod snapshot;
+pub mod snapshot;
 pub mod state_machine;
 pub mod transport;
 pub mod types;

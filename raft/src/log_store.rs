@@ -117,6 +117,11 @@ impl LogStore {
         saved.from_engine(id).filter(|id| id.index() == index)
     }
 
+    /// Whether an entry is in the log, or was.
+    pub(crate) fn contains(&self, id: LogId) -> bool {
+        self.applied() >= Some(id) || self.id_at(id.index()) == Some(id)
+    }
+
     /// The newest vote.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.inner.saved.get().vote
@@ -321,9 +326,12 @@ impl RaftLogStorage<Config> for LogStore {
         let inner = Rc::clone(&self.inner);
         inner.purged.set(inner.purged.get().max(Some(upto)));
         let reactor = inner.group.store().reactor().clone();
+        let upto = inner.saved.get().index_to_engine(upto.index());
         let purge = async move {
             // If the store has failed, whoever writes next is told; it starts with more entries.
-            inner.group.purge(inner.saved.get().to_engine(upto)).await.ok();
+            if let Some(upto) = inner.group.id_at(upto) {
+                inner.group.purge(upto).await.ok();
+            }
         };
         reactor.spawn(purge).detach();
         Ok(())

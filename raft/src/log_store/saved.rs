@@ -114,7 +114,7 @@ impl Saved {
     }
 
     /// Raft's index of the engine's entry; `None` if that came before the snapshot's end.
-    pub(super) fn index_from_engine(&self, index: u64) -> Option<u64> {
+    pub(crate) fn index_from_engine(&self, index: u64) -> Option<u64> {
         match self.install {
             Install::Done { engine, raft } => Some(index.checked_sub(engine)? + raft.index()),
             _ => Some(index),
@@ -129,7 +129,11 @@ impl Saved {
 
     /// See [`Saved::to_engine`].
     pub(super) fn from_engine(&self, id: EngineId) -> Option<LogId> {
-        Some(log_id(id.term, self.index_from_engine(id.index)?))
+        match self.install {
+            // The engine's terms are those of before the snapshot up to here.
+            Install::Done { engine, raft } if engine == id.index => Some(raft),
+            _ => Some(log_id(id.term, self.index_from_engine(id.index)?)),
+        }
     }
 
     pub(super) fn to_engine_entry(
@@ -173,7 +177,7 @@ mod tests {
         assert_eq!(saved.index_to_engine(1001), 8);
         assert_eq!(saved.index_from_engine(8), Some(1001));
         assert_eq!(saved.from_engine(saved.to_engine(log_id(5, 1300))), Some(log_id(5, 1300)));
-        assert_eq!(saved.index_from_engine(7), Some(1000));
+        assert_eq!(saved.from_engine(EngineId { term: 1, leader: 0, index: 7 }), saved.base());
         assert_eq!(saved.index_from_engine(6), None);
     }
 }

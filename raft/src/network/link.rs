@@ -57,6 +57,16 @@ impl Network {
         Network { peers, group, own, source }
     }
 
+    /// Its member's blocks.
+    pub(crate) fn source(&self) -> Source {
+        self.source.clone()
+    }
+
+    /// The way to a member for a snapshot.
+    pub(crate) fn snapshot_link(&self, target: u64, member: &Member) -> Link {
+        self.link(target, member, LANE_SNAPSHOT)
+    }
+
     fn link(&self, target: u64, member: &Member, lane: u32) -> Link {
         Link { network: self.clone(), target, node: NodeId(member.node()), lane }
     }

@@ -19,7 +19,7 @@ type Sent<T> = Result<T, StreamingError<Config>>;
 
 impl Link {
     /// Sends a snapshot; the other's vote, once it has the whole.
-    pub(super) async fn send_snapshot(
+    pub(crate) async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: Snapshot<CommittedLeaderId, u64, Member, Manifest>,
@@ -28,7 +28,10 @@ impl Link {
             return Err(failed(&"a snapshot of nothing cannot be sent"));
         };
         let source = &self.network.source;
-        let sending = source.begin(last.index());
+        if source.sends_to(self.target) {
+            return Err(failed(&"another snapshot is on its way"));
+        }
+        let sending = source.begin(self.target, last.index());
         let number = sending.number();
         let begin = Message::Begin { vote, last, head: manifest.head };
         match self.ask_taker(Ok(begin), number).await? {

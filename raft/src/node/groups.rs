@@ -57,6 +57,7 @@ impl Inner {
                 self.troubles.borrow_mut().insert(*id, error.to_string());
             }
         }
+        self.ask_for_snapshots();
         for replica in self.all_replicas() {
             if is_gone(&map, replica.id, own) && !holds(&replica) {
                 self.stop_replica(&replica).await;
@@ -84,14 +85,14 @@ impl Inner {
             .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
         let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
         let source = Source::new(group, Rc::clone(&self.used));
-        let network = Network::new(peers, id.0, own.0, source.clone());
+        let network = Network::new(peers, id.0, own.0, source);
         let config = std::sync::Arc::clone(&self.config);
-        let raft = Raft::new(own.0, config, network, log.clone(), machine);
+        let raft = Raft::new(own.0, config, network.clone(), log.clone(), machine);
         let raft = self.runtime.enter(raft).await.map_err(|error| {
             let why = format!("placement group {id} cannot be started here: {error}");
             Error::new(ErrorKind::Failed, why)
         })?;
-        let replica = Rc::new(Replica::new(id, own, raft, log, source, self.runtime.clone()));
+        let replica = Rc::new(Replica::new(id, own, raft, log, network, self.runtime.clone()));
         self.replicas.borrow_mut().insert(id, Rc::clone(&replica));
         self.troubles.borrow_mut().remove(&id);
         Ok(replica)

@@ -12,6 +12,7 @@ use crate::control::PgId;
 use crate::frame::NodeId;
 use crate::network;
 use crate::placement;
+use crate::snapshot::message::{KINDS_END, KINDS_START};
 use crate::transport::{Error, ErrorKind, Handler, Reply, Result};
 use crate::types::encoding::encode_outcome;
 use ashlar_engine::ErrorKind as EngineError;
@@ -20,7 +21,7 @@ use ashlar_engine::reactor::LocalBox;
 use std::rc::{Rc, Weak};
 
 /// Kinds below this one are Raft's own messages, then come those of snapshots.
-const RAFT_KINDS_END: u8 = 16;
+const RAFT_KINDS_END: u8 = KINDS_START;
 
 /// Hands what peers want to the node, as long as there is one.
 pub(super) struct Answering(pub(super) Weak<Inner>);
@@ -47,6 +48,9 @@ impl Handler for Answering {
                     network::serve(&replica.raft, replica.store.0, peer, &head, payload).await
                 }))
             }
+            Some(kind) if *kind < KINDS_END => Box::pin(runtime.enter(async move {
+                node.take_snapshot(id, peer, &head, payload).await
+            })),
             Some(&REPORT) => {
                 if let Ok(report) = Report::decode(&head)
                     && report.node.0 == peer.0
@@ -65,7 +69,7 @@ impl Handler for Answering {
     }
 }
 
-fn not_here(id: PgId) -> Error {
+pub(super) fn not_here(id: PgId) -> Error {
     Error::new(ErrorKind::Refused, format!("this node has no member of placement group {id} yet"))
 }
 
@@ -113,6 +117,9 @@ impl Inner {
             Message::Lead { to } => {
                 let moved = replica.raft.trigger().transfer_leader(to.0).await;
                 moved.map(|()| Vec::new()).map_err(|error| super::replica::unknown(&error))
+            }
+            Message::Pull { to, behind } => {
+                self.send_snapshot(replica, to, behind).await.map(|()| Vec::new())
             }
             Message::Map { .. } | Message::Start(_) => {
                 Err(refused(EngineError::Invalid, &"this is not asked of a leader"))

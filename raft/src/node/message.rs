@@ -30,6 +30,7 @@ pub(super) const START: u8 = 37;
 pub(super) const PERFORM: u8 = 38;
 pub(super) const SETTLE: u8 = 39;
 pub(super) const LEAD: u8 = 40;
+pub(super) const PULL: u8 = 41;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub(super) enum Message {
     Settle { epoch: u64, step: Step },
     /// Hand the leadership of the group to this member.
     Lead { to: StoreId },
+    /// Send this member a snapshot that ends behind this entry.
+    Pull { to: StoreId, behind: u64 },
 }
 
 /// Why bytes are no message.
@@ -125,6 +128,11 @@ impl Message {
                 head.extend(to.0.to_le_bytes());
                 LEAD
             }
+            Message::Pull { to, behind } => {
+                head.extend(to.0.to_le_bytes());
+                head.extend(behind.to_le_bytes());
+                PULL
+            }
         };
         Ok((head, payload))
     }
@@ -155,6 +163,7 @@ impl Message {
             EXTENTS => Message::Extents(take_range(&mut bytes)?, bytes.u32()?),
             MAP => Message::Map { known: bytes.u64()? },
             LEAD => Message::Lead { to: StoreId(bytes.u64()?) },
+            PULL => Message::Pull { to: StoreId(bytes.u64()?), behind: bytes.u64()? },
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;

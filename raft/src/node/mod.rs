@@ -14,6 +14,7 @@ mod commands;
 mod groups;
 mod handler;
 mod identity;
+mod installs;
 mod joining;
 mod map;
 mod message;
@@ -44,9 +45,11 @@ use answer::Fault;
 use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{Reactor, Task};
+use ashlar_engine::units::Nanos;
 use ashlar_engine::{Error, ErrorKind, Result};
 use handler::Answering;
 use identity::Stored;
+use installs::Incoming;
 use map::Map;
 use openraft_rt::Mutex as _;
 use planner::About;
@@ -90,6 +93,13 @@ struct Inner {
     reports: RefCell<Reports>,
     acting: RefCell<BTreeSet<About>>,
     starting: Mutex<()>,
+    /// One snapshot begins or ends at a time.
+    installing: Mutex<()>,
+    installs: RefCell<BTreeMap<PgId, Rc<Incoming>>>,
+    /// Groups that a snapshot is asked for.
+    asking: RefCell<BTreeSet<PgId>>,
+    /// When a client's request was last seen here.
+    used: Rc<Cell<Nanos>>,
     /// One command at a time; the number of the last one.
     commands: Mutex<u64>,
     drops: RefCell<BTreeMap<PgId, u64>>,
@@ -136,6 +146,10 @@ impl Node {
             reports: RefCell::default(),
             acting: RefCell::default(),
             starting: Mutex::new(()),
+            installing: Mutex::new(()),
+            installs: RefCell::default(),
+            asking: RefCell::default(),
+            used: Rc::default(),
             commands: Mutex::new(0),
             drops: RefCell::default(),
             volumes: RefCell::default(),

@@ -149,6 +149,21 @@ impl Inner {
         self.at_leader(group, ask).await
     }
 
+    /// Asks whoever leads a group to send a snapshot, and waits until it was sent.
+    pub(super) async fn ask_for_snapshot(&self, group: PgId, to: StoreId, behind: u64) -> Answer<()> {
+        let ask = |place| async move {
+            match place {
+                // Who has no member here cannot lead.
+                Place::Here(_) => Err(Fault::NotLeader(None)),
+                Place::There(node) => {
+                    let message = Message::Pull { to, behind };
+                    self.ask(node, group, message, 0).await.map(drop)
+                }
+            }
+        };
+        self.at_leader(group, ask).await
+    }
+
     /// Asks one node. The answer's head, and its blocks of at most so many bytes.
     pub(super) async fn ask(
         &self,

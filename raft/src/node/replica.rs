@@ -10,6 +10,7 @@ use super::message::{Range, bytes_of};
 use crate::control::PgId;
 use crate::limits::{READ_BARRIER_MAX, ROOM_MARGIN_BLOCKS};
 use crate::log_store::LogStore;
+use crate::network::Network;
 use crate::placement::StoreId;
 use crate::runtime::{Oneshot, OneshotSender, ReactorRuntime};
 use crate::snapshot::Source;
@@ -39,6 +40,7 @@ pub(super) struct Replica {
     pub(super) raft: Raft,
     pub(super) log: LogStore,
     pub(super) source: Source,
+    pub(super) network: Network,
     runtime: ReactorRuntime,
     barriers: Barriers,
 }
@@ -56,10 +58,11 @@ impl Replica {
         store: StoreId,
         raft: Raft,
         log: LogStore,
-        source: Source,
+        network: Network,
         runtime: ReactorRuntime,
     ) -> Replica {
-        Replica { id, store, raft, log, source, runtime, barriers: Barriers::default() }
+        let source = network.source();
+        Replica { id, store, raft, log, source, network, runtime, barriers: Barriers::default() }
     }
 
     /// Who leads, as far as this member knows.

@@ -20,5 +20,4 @@ mod source;
 mod tests;
 
 pub(crate) use install::{Installer, settle};
-pub(crate) use pieces::Pieces;
 pub use source::Source;

@@ -17,8 +17,8 @@ use std::rc::Rc;
 #[derive(Clone)]
 pub struct Source {
     group: LocalGroup,
-    /// Index of the last entry of each snapshot on its way.
-    sending: Rc<RefCell<BTreeMap<u64, u64>>>,
+    /// Snapshots on their way, by number: to whom, and the index of the last entry.
+    sending: Rc<RefCell<BTreeMap<u64, (u64, u64)>>>,
     next: Rc<Cell<u64>>,
     /// When a client's request was last seen by this node.
     used: Rc<Cell<Nanos>>,
@@ -50,14 +50,19 @@ impl Source {
     /// Lowest entry behind which entries are still wanted, if a snapshot is on its way.
     #[must_use]
     pub fn holds(&self) -> Option<u64> {
-        self.sending.borrow().values().min().copied()
+        self.sending.borrow().values().map(|(_, last)| *last).min()
     }
 
-    /// Begins to send the snapshot that ends with the entry `last`.
-    pub(crate) fn begin(&self, last: u64) -> Sending {
+    /// Whether a snapshot is on its way to this member.
+    pub(crate) fn sends_to(&self, target: u64) -> bool {
+        self.sending.borrow().values().any(|(to, _)| *to == target)
+    }
+
+    /// Begins to send `target` the snapshot that ends with the entry `last`.
+    pub(crate) fn begin(&self, target: u64, last: u64) -> Sending {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        self.sending.borrow_mut().insert(number, last);
+        self.sending.borrow_mut().insert(number, (target, last));
         Sending { source: self.clone(), number }
     }
 

@@ -20,10 +20,8 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta,
 };
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::rc::Rc;
 
 /// The control group's state machine, as this room sees it: commands in, answers out.
 ///
@@ -54,8 +52,6 @@ pub struct Manifest {
 
 type GroupSnapshot = Snapshot<crate::types::CommittedLeaderId, NodeId, Member, Manifest>;
 type GroupSnapshotMeta = SnapshotMeta<crate::types::CommittedLeaderId, NodeId, Member>;
-/// The newest snapshot, shared with those that build one.
-type Newest = Rc<RefCell<Option<GroupSnapshot>>>;
 
 /// The state machine of one group.
 pub struct StateMachine {
@@ -63,7 +59,6 @@ pub struct StateMachine {
     head: AppliedHead,
     applied: Option<LogId>,
     commands: Option<Box<dyn Commands>>,
-    newest: Newest,
 }
 
 impl StateMachine {
@@ -85,7 +80,18 @@ impl StateMachine {
             commands.restore(&head.control)?;
         }
         let applied = log.applied();
-        Ok(StateMachine { log, head, applied, commands, newest: Newest::default() })
+        Ok(StateMachine { log, head, applied, commands })
+    }
+
+    /// The state of now, but for its blocks.
+    fn snapshot(&self) -> io::Result<GroupSnapshot> {
+        let meta = GroupSnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.head.membership.clone(),
+        };
+        let head = self.head.encode().map_err(io::Error::other)?;
+        let volumes = self.log.group().volumes();
+        Ok(Snapshot { meta, snapshot: Manifest { head, volumes } })
     }
 
     /// Decides what becomes of an entry. Those whose changes do not count are added to `skipped`.
@@ -171,29 +177,22 @@ impl RaftStateMachine<Config> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let meta = GroupSnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.head.membership.clone(),
-        };
-        let head = self.head.encode().map_err(io::Error::other);
-        let volumes = self.log.group().volumes();
-        let built = head.map(|head| (meta, Manifest { head, volumes }));
-        SnapshotBuilder { built: Some(built), newest: Rc::clone(&self.newest) }
+        SnapshotBuilder { built: Some(self.snapshot()) }
     }
 
-    /// Refused: a member that lacks entries which the others have given up cannot be brought up
-    /// from here, and must not pretend that it was.
+    /// Refused: a member is brought up while its openraft does not run (`crate::snapshot`).
     async fn install_snapshot(
         &mut self,
         meta: &GroupSnapshotMeta,
         _: Manifest,
     ) -> Result<(), io::Error> {
-        let why = format!("the blocks of snapshot {meta} cannot be taken in");
+        let why = format!("snapshot {meta} cannot be taken in by a member that runs");
         Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
+    /// Of now: a manifest is small, and blocks are read when they are sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
-        Ok(self.newest.borrow().clone())
+        self.applied.map(|_| self.snapshot()).transpose()
     }
 }
 
@@ -206,18 +205,13 @@ impl fmt::Debug for StateMachine {
 /// A snapshot of the moment at which this was made: a manifest is small, so it is taken at once.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
-    built: Option<io::Result<(GroupSnapshotMeta, Manifest)>>,
-    newest: Newest,
+    built: Option<io::Result<GroupSnapshot>>,
 }
 
 impl RaftSnapshotBuilder<Config> for SnapshotBuilder {
     type SnapshotData = Manifest;
 
     async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
-        let built = self.built.take().unwrap_or_else(|| Err(io::Error::other("is built already")));
-        let (meta, snapshot) = built?;
-        let built = Snapshot { meta, snapshot };
-        self.newest.replace(Some(built.clone()));
-        Ok(built)
+        self.built.take().unwrap_or_else(|| Err(io::Error::other("is built already")))
     }
 }

@@ -6,13 +6,14 @@ use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::sim::{World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use ashlar_engine::units::GroupId;
 use ashlar_raft::control::{ClusterId, NodeSpec, Operation, Outcome, PgId, Policy, Refusal, Role};
 use ashlar_raft::node::{Node, NodeOptions, Timing, parse_address};
 use ashlar_raft::placement::{Labels, NodeId};
 use ashlar_raft::volume::VolumeHandle;
 use std::time::Duration;
 
-const STORE_BYTES: u64 = 64 << 20;
+const STORE_BYTES: u64 = 128 << 20;
 
 fn address(number: u64) -> String {
     format!("10.0.0.{number}:7400")
@@ -169,5 +170,120 @@ fn run(seed: u64) -> u64 {
 fn three_nodes_form_a_cluster_and_a_seed_decides_the_run() {
     for seed in 0..3 {
         assert_eq!(run(seed), run(seed), "seed {seed} gave two runs");
+    }
+}
+
+/// MiB of the volume that is lost.
+const PARTS: u8 = 24;
+
+async fn fill(reactor: &Reactor, handle: &VolumeHandle, round: u8) {
+    for part in 0..PARTS {
+        let offset = u64::from(part) << 20;
+        match (part + round) % 8 {
+            0 => handle.trim(offset, 1 << 20).await.expect("trims"),
+            1 => handle.write_zeroes(offset, 1 << 20, true).await.expect("zeroes"),
+            _ => {
+                let data = filled(reactor, 1 << 20, part + 40 * round);
+                handle.write(offset, data).await.expect("writes");
+            }
+        }
+        handle.write(offset + 4096, filled(reactor, 4096, part)).await.expect("writes");
+    }
+}
+
+async fn all_of(handle: &VolumeHandle) -> Vec<u8> {
+    let mut whole = Vec::new();
+    for part in 0..PARTS {
+        whole.extend(contents(handle, u64::from(part) << 20, 1 << 20).await);
+    }
+    whole
+}
+
+/// A node loses its store. Its replica is made anew from a snapshot, while others write, and is as
+/// good as theirs.
+async fn lose(reactor: &Reactor) {
+    let mut nodes = cluster(reactor, 3).await;
+    until(reactor, "the control group has three voters", || {
+        nodes.iter().all(|node| voters(node, PgId::CONTROL) == 3)
+    })
+    .await;
+    let create = Operation::CreateVolume {
+        name: "vm0".into(),
+        size_bytes: u64::from(PARTS) << 20,
+        policy: policy("replicas=3"),
+        slice_bytes: None,
+        avoid: Vec::new(),
+    };
+    let created = nodes[0].command(create).await.expect("is answered");
+    assert!(matches!(created, Outcome::Volume(_)), "{created:?}");
+    let whole = |node: &Node| {
+        let map = node.map();
+        map.groups().len() > 1
+            && map.groups().values().all(|group| group.started && group.count(Role::Voter) == 3)
+    };
+    until(reactor, "all groups have three voters", || whole(&nodes[0])).await;
+    let handle = nodes[0].open_volume("vm0").expect("is there");
+    for round in 0..4 {
+        fill(reactor, &handle, round).await;
+    }
+    let lost = nodes.pop().expect("three nodes");
+    let (id, stores) = (lost.id(), lost.map().stores().len());
+    lost.shutdown().await;
+    lost.store().close().await.expect("closes");
+    fill(reactor, &handle, 4).await;
+    let cluster = nodes[0].map().cluster();
+    let store = store(reactor, 4).await;
+    let mut options = options(3, id, cluster);
+    options.started = 1;
+    nodes.push(Node::start(reactor, store, options).await.expect("starts"));
+    until(reactor, "the new store is known", || nodes[0].map().stores().len() > stores).await;
+    let new = *nodes[0].map().stores().keys().last().expect("a store");
+    let mut round = 5;
+    let moved = || {
+        let map = nodes[0].map();
+        let votes = |group: &ashlar_raft::control::Group| {
+            group.member(new).is_some_and(|member| member.role == Role::Voter)
+        };
+        map.groups().values().all(|group| votes(group) && group.members.len() == 3)
+    };
+    for _ in 0..100 {
+        if moved() {
+            break;
+        }
+        fill(reactor, &handle, round % 6).await;
+        round += 1;
+        reactor.sleep(Duration::from_secs(1)).await;
+    }
+    assert!(moved(), "{:?}", nodes[0].map().groups());
+    // It did not get all entries: its log is shorter.
+    let last = |node: &Node, group: &PgId| {
+        node.store().group(GroupId(group.0)).state().last.map_or(0, |last| last.index)
+    };
+    let map = nodes[0].map();
+    let brought_up = |group: &PgId| last(&nodes[2], group) < last(&nodes[0], group);
+    assert!(map.groups().keys().any(brought_up), "no snapshot was sent");
+    let expected = all_of(&handle).await;
+    drop(handle);
+    // The new member and one other are a quorum now.
+    let first = nodes.remove(0);
+    first.shutdown().await;
+    first.store().close().await.expect("closes");
+    let handle = nodes[1].open_volume("vm0").expect("is there");
+    assert!(all_of(&handle).await == expected, "the new replica is another one");
+    fill(reactor, &handle, 2).await;
+    for node in nodes {
+        node.shutdown().await;
+        node.store().close().await.expect("closes");
+    }
+}
+
+#[test]
+fn a_replica_that_was_lost_is_made_anew() {
+    for seed in 0..1 {
+        let world = World::new(seed, WorldOptions::default());
+        (1..=4).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+        let reactor = world.reactor();
+        reactor.block_on(lose(&reactor));
+        reactor.shutdown();
     }
 }
