@@ -2,9 +2,9 @@
 //!
 //! One group is one openraft group; its log is kept by the engine, and the log is the replica.
 //! [`runtime`] puts openraft on a reactor, [`log_store`] and [`state_machine`] on a group of a
-//! store, and [`types`] says what is agreed on. [`snapshot`] brings members up. [`frame`] holds the bytes that nodes exchange,
-//! [`transport`] the connections. [`control`] is what the cluster consists of, [`placement`] who
-//! keeps what. Imports go one way: `nbd-server -> raft -> engine`.
+//! store, [`snapshot`] brings members up, and [`types`] says what is agreed on. [`frame`] holds the
+//! bytes that nodes exchange, [`transport`] the connections. [`control`] is what the cluster
+//! consists of, [`placement`] who keeps what. Imports go one way: `nbd-server -> raft -> engine`.
 
 pub mod control;
 pub mod frame;

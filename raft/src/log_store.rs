@@ -2,12 +2,12 @@
 //!
 //! Invariants: an entry can be read when `append` returns, and openraft is told of it when it is
 //! durable; a vote is durable when `save_vote` returns; votes, entries and truncations become
-//! durable in the order of the calls. A log with damage, or of a member that is being brought up, is
-//! not opened at all.
+//! durable in the order of the calls. A log with damage, or of a member that is being brought up,
+//! is not opened at all.
 //!
 //! The engine numbers the entries of a group without a gap. A member that was brought up by a
-//! snapshot has a log that goes on behind the snapshot's entry, so its numbers are others: [`Saved`]
-//! says how many.
+//! snapshot has a log that goes on behind the snapshot's entry, so its numbers are others:
+//! [`Saved`] says how many.
 //! Must never know: sockets, what entries mean.
 
 mod saved;
@@ -90,12 +90,14 @@ impl LogStore {
             let why = "the member is being brought up from another one's blocks";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        let upto = state.durable.and_then(|id| saved.from_engine(id)).index();
+        let upto = state.durable.and_then(|id| saved.raft_id(id)).index();
         let (durable, _) = Watch::channel(Durable { upto, failed: false });
-        let purged = state.purged.and_then(|id| saved.from_engine(id)).max(saved.base());
+        let purged = state.purged.and_then(|id| saved.raft_id(id)).max(saved.base());
         let closed = Cell::new(false);
         let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
-        Ok(LogStore { inner: Rc::new(Inner { group, saved, closed, purged, durable, truncations }) })
+        Ok(LogStore {
+            inner: Rc::new(Inner { group, saved, closed, purged, durable, truncations }),
+        })
     }
 
     /// Changes nothing any more: who still tries is refused.
@@ -113,8 +115,8 @@ impl LogStore {
     /// Identity of an entry that is retained, or the last one that was given up or applied.
     pub(crate) fn id_at(&self, index: u64) -> Option<LogId> {
         let saved = self.inner.saved.get();
-        let id = self.inner.group.id_at(saved.index_to_engine(index))?;
-        saved.from_engine(id).filter(|id| id.index() == index)
+        let id = self.inner.group.id_at(saved.engine_index(index))?;
+        saved.raft_id(id).filter(|id| id.index() == index)
     }
 
     /// Whether an entry is in the log, or was.
@@ -130,25 +132,25 @@ impl LogStore {
     /// The last entry, or what is given up before it.
     pub(crate) fn last(&self) -> Option<LogId> {
         let last = self.inner.group.state().last;
-        last.and_then(|id| self.inner.saved.get().from_engine(id)).max(self.inner.purged.get())
+        last.and_then(|id| self.inner.saved.get().raft_id(id)).max(self.inner.purged.get())
     }
 
     /// The last entry that is applied.
     pub(crate) fn applied(&self) -> Option<LogId> {
-        self.inner.group.state().applied.and_then(|id| self.inner.saved.get().from_engine(id))
+        self.inner.group.state().applied.and_then(|id| self.inner.saved.get().raft_id(id))
     }
 
     /// Index of the first entry that is kept, if any is.
     pub(crate) fn first(&self) -> Option<u64> {
         let first = self.inner.group.state().first?;
-        let first = self.inner.saved.get().index_from_engine(first);
+        let first = self.inner.saved.get().raft_index(first);
         Some(first.unwrap_or(0).max(self.inner.purged.get().next_index()))
     }
 
     /// Up to where entries should be given up, because the store is short of room.
     pub(crate) fn purge_wanted(&self) -> Option<u64> {
         let wanted = self.inner.group.purge_wanted()?;
-        self.inner.saved.get().index_from_engine(wanted.index)
+        self.inner.saved.get().raft_index(wanted.index)
     }
 
     /// Applies the entries up to this index, but for those that are skipped.
@@ -160,8 +162,8 @@ impl LogStore {
     ) -> io::Result<()> {
         self.check_open()?;
         let saved = self.inner.saved.get();
-        let skipped: Vec<u64> = skipped.iter().map(|index| saved.index_to_engine(*index)).collect();
-        let upto = saved.index_to_engine(upto);
+        let skipped: Vec<u64> = skipped.iter().map(|index| saved.engine_index(*index)).collect();
+        let upto = saved.engine_index(upto);
         let applied = self.inner.group.apply_except(upto, &skipped, applied_head);
         applied.map_err(|error| io_error(&error))
     }
@@ -193,14 +195,14 @@ impl LogStore {
             return Ok(None);
         }
         let saved = self.inner.saved.get();
-        let entry = match self.inner.group.read(saved.index_to_engine(index)).await {
+        let entry = match self.inner.group.read(saved.engine_index(index)).await {
             Ok(entry) => entry,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(&error)),
         };
         let head_bytes = entry.head.len() + WIRE_CHANGE_MAX_BYTES * (1 + entry.changes.len());
         let size = Size { bytes: entry.bytes(), head_bytes };
-        let id = saved.from_engine(entry.id);
+        let id = saved.raft_id(entry.id);
         let id = id.ok_or_else(|| io::Error::other("the entry is no entry of this log"))?;
         let head = decode_head(&entry.head).map_err(invalid)?;
         let payload = head.with_changes(Changes::from(entry)).map_err(invalid)?;
@@ -274,9 +276,9 @@ impl RaftLogStorage<Config> for LogStore {
         inner.group.room().await.map_err(|error| io_error(&error))?;
         self.check_open()?;
         let saved = inner.saved.get();
-        let made = entries.into_iter().map(|entry| saved.to_engine_entry(entry, reactor.pool()));
+        let made = entries.into_iter().map(|entry| saved.engine_entry(entry, reactor.pool()));
         let made: Vec<GroupEntry> = made.collect::<Result<_, _>>()?;
-        let last = made.last().and_then(|entry| saved.index_from_engine(entry.id.index));
+        let last = made.last().and_then(|entry| saved.raft_index(entry.id.index));
         let Some(last) = last else {
             flushed.io_completed(Ok(()));
             return Ok(());
@@ -309,10 +311,10 @@ impl RaftLogStorage<Config> for LogStore {
             true
         });
         let saved = inner.saved.get();
-        let in_engine = last.map(|last| saved.index_to_engine(last)).or(saved.engine_base());
+        let in_engine = last.map(|last| saved.engine_index(last)).or(saved.engine_base());
         inner.group.truncate_after(in_engine).await.map_err(|error| io_error(&error))?;
         // All that was appended before is durable now too.
-        let kept = inner.group.state().durable.and_then(|id| saved.from_engine(id)).index();
+        let kept = inner.group.state().durable.and_then(|id| saved.raft_id(id)).index();
         inner.durable.send_if_modified(|durable| {
             durable.upto = durable.upto.max(kept.min(last));
             true
@@ -326,7 +328,7 @@ impl RaftLogStorage<Config> for LogStore {
         let inner = Rc::clone(&self.inner);
         inner.purged.set(inner.purged.get().max(Some(upto)));
         let reactor = inner.group.store().reactor().clone();
-        let upto = inner.saved.get().index_to_engine(upto.index());
+        let upto = inner.saved.get().engine_index(upto.index());
         let purge = async move {
             // If the store has failed, whoever writes next is told; it starts with more entries.
             if let Some(upto) = inner.group.id_at(upto) {

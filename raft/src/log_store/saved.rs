@@ -1,7 +1,8 @@
 //! What is kept of a member besides its entries: its vote, and how its log is numbered.
 //!
 //! It lies in the engine's place for the group's vote. version u8; flag u8 and the vote, zeroes
-//! without one; install u8; the engine's index u64, term and index u64 of the snapshot's last entry.
+//! without one; install u8; the engine's index u64, term and index u64 of the snapshot's last
+//! entry.
 //! Must never know: sockets, what entries mean.
 
 use super::invalid;
@@ -106,7 +107,7 @@ impl Saved {
     }
 
     /// The index by which the engine knows an entry that is not older than the snapshot.
-    pub(super) fn index_to_engine(&self, index: u64) -> u64 {
+    pub(super) fn engine_index(&self, index: u64) -> u64 {
         match self.install {
             Install::Done { engine, raft } => index.saturating_sub(raft.index()) + engine,
             _ => index,
@@ -114,7 +115,7 @@ impl Saved {
     }
 
     /// Raft's index of the engine's entry; `None` if that came before the snapshot's end.
-    pub(crate) fn index_from_engine(&self, index: u64) -> Option<u64> {
+    pub(crate) fn raft_index(&self, index: u64) -> Option<u64> {
         match self.install {
             Install::Done { engine, raft } => Some(index.checked_sub(engine)? + raft.index()),
             _ => Some(index),
@@ -122,32 +123,28 @@ impl Saved {
     }
 
     /// The engine's identity of an entry. There is one leader in a term, so the term says which.
-    pub(super) fn to_engine(&self, id: LogId) -> EngineId {
-        let index = self.index_to_engine(id.index());
+    pub(super) fn engine_id(&self, id: LogId) -> EngineId {
+        let index = self.engine_index(id.index());
         EngineId { term: id.committed_leader_id().term, leader: 0, index }
     }
 
-    /// See [`Saved::to_engine`].
-    pub(super) fn from_engine(&self, id: EngineId) -> Option<LogId> {
+    /// See [`Saved::engine_id`].
+    pub(super) fn raft_id(&self, id: EngineId) -> Option<LogId> {
         match self.install {
             // The engine's terms are those of before the snapshot up to here.
             Install::Done { engine, raft } if engine == id.index => Some(raft),
-            _ => Some(log_id(id.term, self.index_from_engine(id.index)?)),
+            _ => Some(log_id(id.term, self.raft_index(id.index)?)),
         }
     }
 
-    pub(super) fn to_engine_entry(
-        &self,
-        entry: Entry,
-        pool: &BufferPool,
-    ) -> io::Result<GroupEntry> {
+    pub(super) fn engine_entry(&self, entry: Entry, pool: &BufferPool) -> io::Result<GroupEntry> {
         let (id, payload): (LogId, Payload) = (entry.log_id, entry.payload);
         let head = encode_head(&payload).map_err(invalid)?;
         let changes = match payload {
             EntryPayload::Normal(Proposal::Write(write)) => write.changes.into_vec(pool),
             _ => Vec::new(),
         };
-        Ok(GroupEntry { id: self.to_engine(id), head, changes })
+        Ok(GroupEntry { id: self.engine_id(id), head, changes })
     }
 }
 
@@ -174,10 +171,10 @@ mod tests {
     fn entries_behind_a_snapshot_have_other_numbers() {
         let install = Install::Done { engine: 7, raft: log_id(3, 1000) };
         let saved = Saved { vote: None, install };
-        assert_eq!(saved.index_to_engine(1001), 8);
-        assert_eq!(saved.index_from_engine(8), Some(1001));
-        assert_eq!(saved.from_engine(saved.to_engine(log_id(5, 1300))), Some(log_id(5, 1300)));
-        assert_eq!(saved.from_engine(EngineId { term: 1, leader: 0, index: 7 }), saved.base());
-        assert_eq!(saved.index_from_engine(6), None);
+        assert_eq!(saved.engine_index(1001), 8);
+        assert_eq!(saved.raft_index(8), Some(1001));
+        assert_eq!(saved.raft_id(saved.engine_id(log_id(5, 1300))), Some(log_id(5, 1300)));
+        assert_eq!(saved.raft_id(EngineId { term: 1, leader: 0, index: 7 }), saved.base());
+        assert_eq!(saved.raft_index(6), None);
     }
 }

@@ -48,9 +48,9 @@ impl Handler for Answering {
                     network::serve(&replica.raft, replica.store.0, peer, &head, payload).await
                 }))
             }
-            Some(kind) if *kind < KINDS_END => Box::pin(runtime.enter(async move {
-                node.take_snapshot(id, peer, &head, payload).await
-            })),
+            Some(kind) if *kind < KINDS_END => Box::pin(
+                runtime.enter(async move { node.take_snapshot(id, peer, &head, payload).await }),
+            ),
             Some(&REPORT) => {
                 if let Ok(report) = Report::decode(&head)
                     && report.node.0 == peer.0

@@ -83,9 +83,9 @@ impl Inner {
 
     fn incoming(&self, id: PgId, peer: NodeId, sending: u64) -> Result<Rc<Incoming>> {
         let installs = self.installs.borrow();
-        let incoming = installs.get(&id).filter(|incoming| {
-            incoming.peer == peer && incoming.sending == sending
-        });
+        let incoming = installs
+            .get(&id)
+            .filter(|incoming| incoming.peer == peer && incoming.sending == sending);
         incoming.cloned().ok_or_else(|| fault("this snapshot has not begun, or was given up"))
     }
 
@@ -131,7 +131,7 @@ impl Inner {
             None if !is_gated(&group) => return Err(not_here(id)),
             // With a damaged log nobody knows what it has acknowledged of what it holds.
             None => {
-                let upto = group.state().last.and_then(|id| saved.index_from_engine(id.index));
+                let upto = group.state().last.and_then(|id| saved.raft_index(id.index));
                 let damaged = saved.install != Install::Under;
                 if damaged && upto.is_some_and(|upto| upto >= last.index()) {
                     return Err(fault("the damaged log reaches further than this snapshot"));
@@ -171,7 +171,7 @@ impl Inner {
             self.runtime.start_task(async move {
                 let (to, state) = (own.store_id.get(), own.group(id).state());
                 let saved = Saved::load(&own.group(id)).unwrap_or_default();
-                let index = state.last.and_then(|id| saved.index_from_engine(id.index));
+                let index = state.last.and_then(|id| saved.raft_index(id.index));
                 // If nobody sends one, it is asked for again.
                 own.ask_for_snapshot(id, to, index.unwrap_or(0)).await.ok();
                 own.asking.borrow_mut().remove(&id);

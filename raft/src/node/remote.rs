@@ -150,7 +150,12 @@ impl Inner {
     }
 
     /// Asks whoever leads a group to send a snapshot, and waits until it was sent.
-    pub(super) async fn ask_for_snapshot(&self, group: PgId, to: StoreId, behind: u64) -> Answer<()> {
+    pub(super) async fn ask_for_snapshot(
+        &self,
+        group: PgId,
+        to: StoreId,
+        behind: u64,
+    ) -> Answer<()> {
         let ask = |place| async move {
             match place {
                 // Who has no member here cannot lead.

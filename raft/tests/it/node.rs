@@ -199,10 +199,9 @@ async fn all_of(handle: &VolumeHandle) -> Vec<u8> {
     whole
 }
 
-/// A node loses its store. Its replica is made anew from a snapshot, while others write, and is as
-/// good as theirs.
-async fn lose(reactor: &Reactor) {
-    let mut nodes = cluster(reactor, 3).await;
+/// Three nodes and a volume on all of them.
+async fn with_volume(reactor: &Reactor) -> Vec<Node> {
+    let nodes = cluster(reactor, 3).await;
     until(reactor, "the control group has three voters", || {
         nodes.iter().all(|node| voters(node, PgId::CONTROL) == 3)
     })
@@ -216,12 +215,19 @@ async fn lose(reactor: &Reactor) {
     };
     let created = nodes[0].command(create).await.expect("is answered");
     assert!(matches!(created, Outcome::Volume(_)), "{created:?}");
-    let whole = |node: &Node| {
-        let map = node.map();
+    until(reactor, "all groups have three voters", || {
+        let map = nodes[0].map();
         map.groups().len() > 1
             && map.groups().values().all(|group| group.started && group.count(Role::Voter) == 3)
-    };
-    until(reactor, "all groups have three voters", || whole(&nodes[0])).await;
+    })
+    .await;
+    nodes
+}
+
+/// A node loses its store. Its replica is made anew from a snapshot, while others write, and is as
+/// good as theirs.
+async fn lose(reactor: &Reactor) {
+    let mut nodes = with_volume(reactor).await;
     let handle = nodes[0].open_volume("vm0").expect("is there");
     for round in 0..4 {
         fill(reactor, &handle, round).await;
@@ -238,7 +244,6 @@ async fn lose(reactor: &Reactor) {
     nodes.push(Node::start(reactor, store, options).await.expect("starts"));
     until(reactor, "the new store is known", || nodes[0].map().stores().len() > stores).await;
     let new = *nodes[0].map().stores().keys().last().expect("a store");
-    let mut round = 5;
     let moved = || {
         let map = nodes[0].map();
         let votes = |group: &ashlar_raft::control::Group| {
@@ -246,12 +251,11 @@ async fn lose(reactor: &Reactor) {
         };
         map.groups().values().all(|group| votes(group) && group.members.len() == 3)
     };
-    for _ in 0..100 {
+    for round in 5..105 {
         if moved() {
             break;
         }
         fill(reactor, &handle, round % 6).await;
-        round += 1;
         reactor.sleep(Duration::from_secs(1)).await;
     }
     assert!(moved(), "{:?}", nodes[0].map().groups());
