@@ -6,7 +6,7 @@ use std::time::Duration;
 use ashlar_jepsen::rounds::{Options, Outcome};
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
-use ashlar_jepsen::{Result, kill9, power_loss};
+use ashlar_jepsen::{Result, cluster, kill9, power_loss};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Kill9(RunArgs),
     /// Loss of power under load on a FUSE disk that keeps what it must and no more; as kill9.
     PowerLoss(PowerLossArgs),
+    /// SIGKILL of nodes of a cluster of three under load; clients of the others see no error.
+    Cluster(RunArgs),
 }
 
 #[derive(Args)]
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Kill9(args) => kill9(&args),
         Command::PowerLoss(args) if args.lying => lying(&args.run),
         Command::PowerLoss(args) => power_loss(&args.run),
+        Command::Cluster(args) => cluster(&args),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,
@@ -123,6 +126,15 @@ fn power_loss(args: &RunArgs) -> Result<bool> {
         survival.torn,
         survival.gone,
     );
+    Ok(outcome.is_clean())
+}
+
+fn cluster(args: &RunArgs) -> Result<bool> {
+    let options = args.options(Kind::Ashlar);
+    let directory = TemporaryDirectory::new("cluster")?;
+    let (outcome, stalls) = cluster::run(directory.path(), &options)?;
+    report(&outcome);
+    println!("leaders killed {}  longest stall {:?}", stalls.leaders_killed, stalls.longest);
     Ok(outcome.is_clean())
 }
 

@@ -6,6 +6,7 @@
 //! Must never know: what the bytes mean.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -74,11 +75,34 @@ pub struct Reply {
 
 /// The sending half.
 #[derive(Debug)]
-pub struct Sender(UnixStream);
+pub struct Sender(Stream);
 
 /// The receiving half.
 #[derive(Debug)]
-pub struct Receiver(UnixStream);
+pub struct Receiver(Stream);
+
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn halves(self) -> std::io::Result<(Sender, Receiver)> {
+        let twin = match &self {
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(Some(SILENCE_MAX))?;
+                Stream::Unix(stream.try_clone()?)
+            }
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(Some(SILENCE_MAX))?;
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream.try_clone()?)
+            }
+        };
+        Ok((Sender(self), Receiver(twin)))
+    }
+}
 
 /// A connection in transmission phase.
 #[derive(Debug)]
@@ -96,9 +120,19 @@ impl Connection {
     pub fn open(path: &Path, export: &str) -> Result<Connection> {
         let stream = UnixStream::connect(path)
             .map_err(|e| format!("cannot connect to {}: {e}", path.display()))?;
-        stream.set_read_timeout(Some(SILENCE_MAX)).map_err(|e| format!("receive timeout: {e}"))?;
-        let twin = stream.try_clone().map_err(|e| format!("cannot duplicate a socket: {e}"))?;
-        let (mut sender, mut receiver) = (Sender(stream), Receiver(twin));
+        Connection::attach(Stream::Unix(stream), export)
+    }
+
+    /// Attaches to `export` at `HOST:PORT`.
+    pub fn open_tcp(address: &str, export: &str) -> Result<Connection> {
+        let stream = TcpStream::connect(address);
+        let stream = stream.map_err(|e| format!("cannot connect to {address}: {e}"))?;
+        Connection::attach(Stream::Tcp(stream), export)
+    }
+
+    fn attach(stream: Stream, export: &str) -> Result<Connection> {
+        let halves = stream.halves();
+        let (mut sender, mut receiver) = halves.map_err(|e| format!("cannot use a socket: {e}"))?;
         let size_bytes = handshake(&mut sender, &mut receiver, export)?;
         Ok(Connection { size_bytes, sender, receiver })
     }
@@ -144,7 +178,11 @@ impl Sender {
 
     /// Sends raw bytes.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.write_all(bytes).map_err(|e| format!("send: {e}"))
+        let sent = match &mut self.0 {
+            Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tcp(stream) => stream.write_all(bytes),
+        };
+        sent.map_err(|e| format!("send: {e}"))
     }
 }
 
@@ -160,7 +198,11 @@ impl Receiver {
 
     /// Takes the bytes of a read reply.
     pub fn payload(&mut self, buffer: &mut [u8]) -> Result<()> {
-        self.0.read_exact(buffer).map_err(|e| format!("receive: {e}"))
+        let received = match &mut self.0 {
+            Stream::Unix(stream) => stream.read_exact(buffer),
+            Stream::Tcp(stream) => stream.read_exact(buffer),
+        };
+        received.map_err(|e| format!("receive: {e}"))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {

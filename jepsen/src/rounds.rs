@@ -149,22 +149,35 @@ pub(crate) fn load(
 
 /// Reads every volume, judges it, and makes what is there the base of the next round.
 pub(crate) fn judge(setup: &Setup, volumes: &[SharedVolume], outcome: &mut Outcome) -> Result<()> {
+    let open = |name: &str| Connection::open(&setup.socket(), name);
+    judge_at(open, setup.kind, volumes, outcome)
+}
+
+/// As [`judge`], over connections that `open` makes to a volume.
+pub(crate) fn judge_at(
+    open: impl Fn(&str) -> Result<Connection>,
+    kind: Kind,
+    volumes: &[SharedVolume],
+    outcome: &mut Outcome,
+) -> Result<()> {
     let number = outcome.rounds + 1;
     for volume in volumes {
-        let contents = read_back(setup, volume)?;
+        let contents = read_back(open(&volume.name)?, volume)?;
         let mut history = lock(&volume.history);
         outcome.acknowledged += history.acknowledged();
         let mut violations = history.settle(&contents);
         // Peers promise no atomic requests, and qemu-nbd does tear them.
-        violations.retain(|v| setup.kind == Kind::Ashlar || !matches!(v, Violation::Torn(_)));
+        violations.retain(|v| kind == Kind::Ashlar || !matches!(v, Violation::Torn(_)));
         outcome.add(number, violations);
     }
     outcome.rounds = number;
     Ok(())
 }
 
-pub(crate) fn read_back(setup: &Setup, volume: &SharedVolume) -> Result<Vec<Content>> {
-    let mut connection = Connection::open(&setup.socket(), &volume.name)?;
+pub(crate) fn read_back(
+    mut connection: Connection,
+    volume: &SharedVolume,
+) -> Result<Vec<Content>> {
     let sectors = lock(&volume.history).sectors();
     let mut contents = Vec::with_capacity(sectors as usize);
     let mut buffer = vec![0u8; READ_BACK_BYTES];

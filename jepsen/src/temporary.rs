@@ -1,4 +1,5 @@
-//! A directory that is gone when its owner is, whatever happened in between.
+//! A directory that is gone when its owner is, whatever happened in between; with
+//! `ASHLAR_JEPSEN_KEEP` set it stays, to be looked into.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,10 @@ impl TemporaryDirectory {
 
 impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
+        if std::env::var_os("ASHLAR_JEPSEN_KEEP").is_some() {
+            eprintln!("kept {}", self.path.display());
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("cannot remove {}: {error}", self.path.display());
         }

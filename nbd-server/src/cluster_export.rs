@@ -11,16 +11,36 @@ use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use ashlar_engine::{Error, ErrorKind, Result};
 use ashlar_raft::node::Node;
 use ashlar_raft::volume::VolumeHandle;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Shortest time between two reports of failed requests.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One volume, as one client has it open.
 #[derive(Debug)]
 pub struct ClusterExport {
     node: Node,
     handle: VolumeHandle,
+    /// When a failed request was last reported.
+    reported: Cell<Option<Instant>>,
 }
 
 impl ClusterExport {
+    /// Reports that a request failed: what the client is told is a number. Not for every request:
+    /// if one fails, many do.
+    fn reported<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && self.reported.get().is_none_or(|last| last.elapsed() > REPORT_INTERVAL)
+        {
+            self.reported.set(Some(Instant::now()));
+            let volume = &self.handle.volume().spec().name;
+            tracing::warn!(%volume, "a request failed: {error}");
+        }
+        result
+    }
+
     /// What is read of a deleted volume would be holes.
     fn check_exists(&self) -> Result<()> {
         let spec = self.handle.volume().spec();
@@ -45,22 +65,22 @@ impl Export for ClusterExport {
 
     async fn read(&self, offset: u64, length: u32) -> Result<ReadData> {
         self.check_exists()?;
-        self.handle.read(offset, length).await.map(ReadData::from)
+        self.reported(self.handle.read(offset, length).await).map(ReadData::from)
     }
 
     async fn write(&self, offset: u64, data: Buffer) -> Result<()> {
         self.check_exists()?;
-        self.handle.write(offset, data).await
+        self.reported(self.handle.write(offset, data).await)
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64, allocate: bool) -> Result<()> {
         self.check_exists()?;
-        self.handle.write_zeroes(offset, length, allocate).await
+        self.reported(self.handle.write_zeroes(offset, length, allocate).await)
     }
 
     async fn trim(&self, offset: u64, length: u64) -> Result<()> {
         self.check_exists()?;
-        self.handle.trim(offset, length).await
+        self.reported(self.handle.trim(offset, length).await)
     }
 
     /// An acknowledged write is durable on a quorum already.
@@ -79,7 +99,7 @@ impl Export for ClusterExport {
         extents_max: usize,
     ) -> Result<Vec<Extent>> {
         self.check_exists()?;
-        let extents = self.handle.extents(offset, length, extents_max).await?;
+        let extents = self.reported(self.handle.extents(offset, length, extents_max).await)?;
         let extents = extents.into_iter().map(|extent| Extent {
             length_bytes: extent.length_bytes,
             hole: extent.mapping == Mapping::Hole,
@@ -120,6 +140,7 @@ impl Exports for ClusterExports {
             name => name.to_owned(),
         };
         let handle = self.node.open_volume(&name)?;
-        Ok(Rc::new(ClusterExport { node: self.node.clone(), handle }))
+        let reported = Cell::new(None);
+        Ok(Rc::new(ClusterExport { node: self.node.clone(), handle, reported }))
     }
 }

@@ -17,6 +17,7 @@ use crate::snapshot::Source;
 use crate::state_machine::StateMachine;
 use crate::types::{Config, Outcome, Proposal};
 use ashlar_engine::buffer::Buffer;
+use ashlar_engine::limits::ATOMIC_WRITE_MAX_BYTES;
 use ashlar_engine::local::Extent;
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
@@ -134,7 +135,15 @@ impl Replica {
             Err(error) => return Err(Fault::Refused(error)),
         };
         let offset = range.first.0.saturating_mul(BLOCK_SIZE_BYTES as u64);
-        volume.read(offset, bytes_of(range.count)).await.map_err(Fault::Refused)
+        let (mut at, end) = (offset, offset.saturating_add(bytes_of(range.count) as u64));
+        let mut parts = Vec::new();
+        while at < end {
+            // A request that begins and ends inside blocks has one block more than the store reads.
+            let length = (end - at).min(ATOMIC_WRITE_MAX_BYTES as u64) as usize;
+            parts.extend(volume.read(at, length).await.map_err(Fault::Refused)?);
+            at += length as u64;
+        }
+        Ok(parts)
     }
 
     fn zeroes(&self, blocks: u64) -> Buffer {

@@ -154,6 +154,10 @@ async fn share(reactor: &Reactor, nodes: &[Node]) {
     let again = open(2);
     again.write(0, filled(reactor, 1 << 20, 3)).await.expect("attaches anew");
     assert_eq!(contents(&second, 0, 1 << 20).await, vec![3; 1 << 20]);
+    let odd = [vec![3; (1 << 20) - 512], vec![0; 512]].concat();
+    assert_eq!(contents(&second, 512, 1 << 20).await, odd, "one block more than its bytes");
+    again.write(512, filled(reactor, 1 << 20, 4)).await.expect("writes as much");
+    assert_eq!(contents(&first, 512, 1 << 20).await, vec![4; 1 << 20]);
     assert!(second.write(0, filled(reactor, 512, 1)).await.is_err());
 }
 
