@@ -112,10 +112,33 @@ impl Inner {
         Ok(())
     }
 
+    /// The other nodes that members of this one know by their groups' logs, and their addresses:
+    /// what a node has to begin with that was killed before it wrote the map down.
+    fn fellow_members(&self) -> BTreeMap<NodeId, String> {
+        let mut fellows = BTreeMap::new();
+        for replica in self.all_replicas() {
+            let (membership, _) = replica.membership();
+            for (_, member) in membership.membership().nodes() {
+                let node = NodeId(member.node());
+                if node != self.options.id {
+                    fellows.insert(node, member.address().to_owned());
+                }
+            }
+        }
+        fellows
+    }
+
     /// Makes the nodes of the map peers.
     fn set_peers(&self) {
         let Some(peers) = self.peers() else { return };
         let map = self.map.newest();
+        for (id, address) in self.fellow_members() {
+            if !map.nodes().contains_key(&id)
+                && let Ok(address) = parse_address(&address)
+            {
+                peers.set_peer(frame::NodeId(id.0), address).ok();
+            }
+        }
         for (id, node) in map.nodes().iter().filter(|(id, _)| **id != self.options.id) {
             let node_id = frame::NodeId(id.0);
             if node.state == NodeState::Removed {
@@ -188,7 +211,8 @@ impl Inner {
         let map = self.map.newest();
         let own = self.options.id;
         let Some(control) = map.groups().get(&PgId::CONTROL) else {
-            return self.options.peers.iter().map(|(node, _)| *node).collect();
+            let told = self.options.peers.iter().map(|(node, _)| *node);
+            return told.chain(self.fellow_members().into_keys()).collect();
         };
         let node_of = |store| map.stores().get(&store).map(|store| store.node);
         let mut nodes: Vec<NodeId> = control.voters().filter_map(node_of).collect();

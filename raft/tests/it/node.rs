@@ -4,7 +4,7 @@
 use ashlar_engine::ErrorKind;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalStore;
-use ashlar_engine::reactor::sim::{World, WorldOptions};
+use ashlar_engine::reactor::sim::{Crash, World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_engine::units::GroupId;
 use ashlar_raft::control::{ClusterId, NodeSpec, Operation, Outcome, PgId, Policy, Refusal, Role};
@@ -294,4 +294,41 @@ fn a_replica_that_was_lost_is_made_anew() {
         reactor.block_on(lose(&reactor));
         reactor.shutdown();
     }
+}
+
+/// Nodes that were killed before anything but their logs was durable find each other again.
+#[test]
+fn a_cluster_that_was_killed_goes_on() {
+    let world = World::new(5, WorldOptions::default());
+    (1..=3).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+    let reactor = world.reactor();
+    let nodes = reactor.block_on(async {
+        let nodes = with_volume(&reactor).await;
+        let handle = nodes[1].open_volume("vm0").expect("is there");
+        handle.write(4096, filled(&reactor, 8192, 7)).await.expect("writes");
+        nodes.iter().map(Node::id).zip(1..).collect::<Vec<_>>()
+    });
+    let killed = reactor.block_on(async { reactor.now() });
+    world.crash(Crash::PowerLoss);
+    reactor.shutdown();
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let mut started = Vec::new();
+        for (id, number) in nodes {
+            let device = reactor.open_device(disk(number), &DeviceOptions::default());
+            let store = LocalStore::open(&reactor, device.expect("opens"), false).await;
+            let mut options = options(number, id, None);
+            options.peers.retain(|_| number > 1);
+            options.started = killed.0;
+            let node = Node::start(&reactor, store.expect("opens"), options).await;
+            started.push(node.expect("starts"));
+        }
+        until(&reactor, "all know the volume", || {
+            started.iter().all(|node| node.open_volume("vm0").is_ok())
+        })
+        .await;
+        let handle = started[2].open_volume("vm0").expect("is there");
+        assert_eq!(contents(&handle, 4096, 8192).await, vec![7; 8192]);
+    });
+    reactor.shutdown();
 }
