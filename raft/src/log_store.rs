@@ -10,8 +10,10 @@
 //! [`Saved`] says how many.
 //! Must never know: sockets, what entries mean.
 
+mod admission;
 mod saved;
 
+pub(crate) use admission::Admission;
 pub(crate) use saved::{Install, Saved};
 
 use crate::limits::{READ_HEADS_MAX_BYTES, READ_MAX_BYTES, WIRE_CHANGE_MAX_BYTES};
@@ -48,6 +50,7 @@ struct Inner {
     saved: Cell<Saved>,
     /// Nothing is changed any more.
     closed: Cell<bool>,
+    admission: Admission,
     /// Entries up to here are given up, on the device soon.
     purged: Cell<Option<LogId>>,
     /// How far the log is durable, for those that wait.
@@ -93,10 +96,10 @@ impl LogStore {
         let upto = state.durable.and_then(|id| saved.raft_id(id)).index();
         let (durable, _) = Watch::channel(Durable { upto, failed: false });
         let purged = state.purged.and_then(|id| saved.raft_id(id)).max(saved.base());
-        let closed = Cell::new(false);
+        let (closed, admission) = (Cell::new(false), Admission::new(group.clone()));
         let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
         Ok(LogStore {
-            inner: Rc::new(Inner { group, saved, closed, purged, durable, truncations }),
+            inner: Rc::new(Inner { group, saved, closed, admission, purged, durable, truncations }),
         })
     }
 
@@ -110,6 +113,11 @@ impl LogStore {
             true => Err(io::Error::other("the member has been stopped")),
             false => Ok(()),
         }
+    }
+
+    /// The way in for those who will have openraft append.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.inner.admission
     }
 
     /// Identity of an entry that is retained, or the last one that was given up or applied.
@@ -273,7 +281,6 @@ impl RaftLogStorage<Config> for LogStore {
     {
         let inner = &self.inner;
         let reactor = inner.group.store().reactor();
-        inner.group.room().await.map_err(|error| io_error(&error))?;
         self.check_open()?;
         let saved = inner.saved.get();
         let made = entries.into_iter().map(|entry| saved.engine_entry(entry, reactor.pool()));
@@ -283,8 +290,8 @@ impl RaftLogStorage<Config> for LogStore {
             flushed.io_completed(Ok(()));
             return Ok(());
         };
-        // openraft takes an error for the end of this member. There is room again when entries are
-        // applied or given up, or when somebody makes some; others go on meanwhile.
+        // openraft takes an error for the end of this member. Who proposes or sends waits before it
+        // comes here, so this is rare: entries are given up by openraft, which waits now.
         while let Err(error) = inner.group.check_append(&made) {
             if error.kind() != ErrorKind::NoSpace {
                 return Err(io_error(&error));

@@ -105,6 +105,22 @@ impl LocalGroup {
         self.store.inner.store.borrow().check_append(self.id, entries)
     }
 
+    /// Whether there is room for entries with these changes, wherever in the log they come.
+    ///
+    /// # Errors
+    /// `NoSpace` if there is not, for now.
+    pub fn check_room(&self, entries: &[&[Change]]) -> Result<()> {
+        self.store.inner.store.borrow().check_room(entries)
+    }
+
+    /// Blocks of entries that are not applied, of all groups of the store, and how many there may
+    /// be. An owner that has every member take what one may have keeps well below that where entries
+    /// are made: after a restart more are to be applied again.
+    #[must_use]
+    pub fn unapplied_blocks(&self) -> (u64, u64) {
+        self.store.inner.store.borrow().unapplied_blocks()
+    }
+
     /// Whether there is space for changes, and would be if `margin_blocks` more were mapped.
     ///
     /// # Errors

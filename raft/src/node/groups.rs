@@ -127,6 +127,11 @@ impl Inner {
         }
     }
 
+    /// Whether the store wants entries to be given up.
+    pub(super) fn is_short(&self) -> bool {
+        self.replicas.borrow().values().any(|replica| replica.log.purge_wanted().is_some())
+    }
+
     /// Gives up entries that all have, or that are too many to be kept for those who do not.
     pub(super) async fn purge_logs(&self) {
         for replica in self.all_replicas() {

@@ -45,7 +45,8 @@ impl Handler for Answering {
                     return Box::pin(async move { Err(not_here(id)) });
                 };
                 Box::pin(runtime.enter(async move {
-                    network::serve(&replica.raft, replica.store.0, peer, &head, payload).await
+                    let (raft, log) = (&replica.raft, &replica.log);
+                    network::serve(raft, log, replica.store.0, peer, &head, payload).await
                 }))
             }
             Some(kind) if *kind < KINDS_END => Box::pin(

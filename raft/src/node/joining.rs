@@ -13,6 +13,7 @@ use crate::frame;
 use crate::placement::{NodeId, StoreId};
 use crate::transport::Request;
 use crate::types::{Member, Membership, StoredMembership};
+use ashlar_engine::local::LocalStore;
 use ashlar_engine::{Error, ErrorKind, Result};
 use openraft_rt::watch::WatchReceiver as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,8 @@ const MAP_INTERVAL: Duration = Duration::from_millis(300);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often logs are looked at for what can be given up.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while a store is short of room.
+const PURGE_INTERVAL_SHORT: Duration = Duration::from_millis(25);
 /// Pause before a node that could not make itself known tries again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Time that members have to elect who was asked to lead, when a node ends.
@@ -71,6 +74,7 @@ impl Inner {
         let incarnation = self.options.started.max(before + 1);
         let store = stored.map_or(StoreId(0), |stored| stored.store);
         let node = self.options.id;
+        relieve(&self.store).await?;
         Stored { cluster, node, store, incarnation }.save(&self.store).await?;
         self.incarnation.set(incarnation);
         self.store_id.set(store);
@@ -223,6 +227,19 @@ impl Inner {
     }
 }
 
+/// Gives up entries where the store is short of room, before members run that would: without room
+/// they could not even begin. What is applied may always be given up.
+async fn relieve(store: &LocalStore) -> Result<()> {
+    loop {
+        let groups = store.groups().into_iter().map(|id| store.group(id));
+        let wanted = groups.filter_map(|group| Some((group.purge_wanted()?, group))).next();
+        match wanted {
+            Some((upto, group)) => group.purge(upto).await?,
+            None => return Ok(()),
+        }
+    }
+}
+
 /// Follows the map, and asks for newer ones where they do not come by themselves.
 async fn follow(node: Rc<Inner>) {
     let mut watched = node.map.watch();
@@ -259,9 +276,14 @@ async fn report(node: Rc<Inner>) {
 }
 
 async fn purge(node: Rc<Inner>) {
+    let mut idle = Duration::ZERO;
     loop {
-        node.reactor.sleep(PURGE_INTERVAL).await;
-        node.purge_logs().await;
+        node.reactor.sleep(PURGE_INTERVAL_SHORT).await;
+        idle += PURGE_INTERVAL_SHORT;
+        if idle >= PURGE_INTERVAL || node.is_short() {
+            idle = Duration::ZERO;
+            node.purge_logs().await;
+        }
     }
 }
 

@@ -82,12 +82,16 @@ impl Replica {
             return Err(refused(ErrorKind::Invalid, &error));
         }
         self.source.touch();
+        let mut admitted = None;
         if let Proposal::Write(write) = &proposal {
-            // Members may have less room than this one: who writes is told before all are stuck.
+                        // Members may have less room than this one: who writes is told before all are stuck.
             let room = self.log.group().check_changes(&write.changes, ROOM_MARGIN_BLOCKS);
             room.map_err(Fault::Refused)?;
+            let room = self.log.admission().propose(&write.changes).await;
+            admitted = Some(room.map_err(|error| unknown(&error))?);
         }
         let written = self.runtime.enter(self.raft.client_write(proposal)).await;
+        drop(admitted);
         match written {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

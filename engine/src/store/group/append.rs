@@ -18,7 +18,7 @@ use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, Location, LogId, Nanos
 use std::rc::Rc;
 
 /// Entries that are not applied may hold this part of the space for data.
-const UNAPPLIED_PART: u64 = 4;
+const UNAPPLIED_PART: u64 = 2;
 
 /// A purge that is not in a batch yet.
 #[derive(Clone, Copy, Debug)]
@@ -101,24 +101,45 @@ impl Store {
         if self.spent && entries.iter().any(GroupEntry::has_payload) {
             return Err(self.no_segment());
         }
+        let changes: Vec<&[Change]> = entries.iter().map(|entry| &*entry.changes).collect();
+        self.check_room(&changes)
+    }
+
+    /// Whether there is room for entries with these changes, wherever in a log they come.
+    ///
+    /// # Errors
+    /// `NoSpace`, and for want of what.
+    pub fn check_room(&self, entries: &[&[Change]]) -> Result<()> {
+        let changes = || entries.iter().copied().flatten();
+        let blocks: u64 = changes().map(Change::blocks).sum();
+        let writes = |change: &Change| matches!(change, Change::Write { .. });
+        if self.spent && changes().any(writes) {
+            return Err(self.no_segment());
+        }
         let most = group_entries_max(self.segments.segment_blocks());
         if self.groups.retained + entries.len() > most {
             let why = format!("the groups of this store retain {most} entries: purge some");
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        let changes = || entries.iter().flat_map(|entry| &entry.changes);
         let creates = |change: &&Change| matches!(change, Change::CreateVolume { .. });
         let created = changes().filter(creates).count();
         if created > 0 && self.volumes.of_groups() + created > GROUP_VOLUMES_MAX {
             let why = format!("the groups of a store have at most {GROUP_VOLUMES_MAX} volumes");
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        let blocks: u64 = entries.iter().map(GroupEntry::blocks).sum();
-        if self.groups.unapplied_blocks + blocks > self.capacity_blocks() / UNAPPLIED_PART {
+        // What has none may be what others wait for to be applied: a leader's first entry.
+        let (unapplied, unapplied_max) = self.unapplied_blocks();
+        if blocks > 0 && unapplied + blocks > unapplied_max {
             let why = "too much is appended and not applied: apply or truncate first";
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        entries.iter().try_for_each(|entry| self.check_changes(&entry.changes, 0))
+        entries.iter().try_for_each(|changes| self.check_changes(changes, 0))
+    }
+
+    /// Blocks of entries that are not applied, of all groups, and how many there may be.
+    #[must_use]
+    pub fn unapplied_blocks(&self) -> (u64, u64) {
+        (self.groups.unapplied_blocks, self.capacity_blocks() / UNAPPLIED_PART)
     }
 
     /// Whether there is space for changes, and would be if `margin_blocks` more were mapped. An

@@ -68,6 +68,16 @@ pub enum Change {
 }
 
 impl Change {
+    /// Blocks that it maps.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        match self {
+            Change::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u64,
+            Change::Zero { count, reserve: true, .. } => u64::from(*count),
+            _ => 0,
+        }
+    }
+
     /// The volume it changes.
     #[must_use]
     pub fn volume(&self) -> VolumeId {
@@ -169,12 +179,7 @@ impl GroupEntry {
 
     /// Blocks that its changes write or reserve.
     pub(super) fn blocks(&self) -> u64 {
-        let blocks = |change: &Change| match change {
-            Change::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u64,
-            Change::Zero { count, reserve: true, .. } => u64::from(*count),
-            _ => 0,
-        };
-        self.changes.iter().map(blocks).sum()
+        self.changes.iter().map(Change::blocks).sum()
     }
 
     /// Whether its records have blocks.
