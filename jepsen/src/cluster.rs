@@ -187,7 +187,8 @@ fn is_whole(status: &Value) -> bool {
 
 /// Node that leads the first placement group of volumes, 0 to 2.
 fn leader(status: &Value) -> Option<usize> {
-    let ids: Vec<u64> = status["nodes"].as_array()?.iter().filter_map(|n| n["id"].as_u64()).collect();
+    let ids: Vec<u64> =
+        status["nodes"].as_array()?.iter().filter_map(|n| n["id"].as_u64()).collect();
     let group = status["placement_groups"].as_array()?.get(1)?;
     let leader = group["leader"].as_u64()?;
     ids.iter().position(|id| *id == leader)

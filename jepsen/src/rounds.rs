@@ -174,10 +174,7 @@ pub(crate) fn judge_at(
     Ok(())
 }
 
-pub(crate) fn read_back(
-    mut connection: Connection,
-    volume: &SharedVolume,
-) -> Result<Vec<Content>> {
+pub(crate) fn read_back(mut connection: Connection, volume: &SharedVolume) -> Result<Vec<Content>> {
     let sectors = lock(&volume.history).sectors();
     let mut contents = Vec::with_capacity(sectors as usize);
     let mut buffer = vec![0u8; READ_BACK_BYTES];

@@ -7,13 +7,13 @@
 use crate::export::{Export, ExportInfo, Exports, Extent, ReadData};
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::store::Mapping;
-use ashlar_engine::units::BLOCK_SIZE_BYTES;
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, Nanos};
 use ashlar_engine::{Error, ErrorKind, Result};
 use ashlar_raft::node::Node;
 use ashlar_raft::volume::VolumeHandle;
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Shortest time between two reports of failed requests.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,17 +24,18 @@ pub struct ClusterExport {
     node: Node,
     handle: VolumeHandle,
     /// When a failed request was last reported.
-    reported: Cell<Option<Instant>>,
+    reported: Cell<Option<Nanos>>,
 }
 
 impl ClusterExport {
     /// Reports that a request failed: what the client is told is a number. Not for every request:
     /// if one fails, many do.
     fn reported<T>(&self, result: Result<T>) -> Result<T> {
+        let now = self.node.store().reactor().now();
         if let Err(error) = &result
-            && self.reported.get().is_none_or(|last| last.elapsed() > REPORT_INTERVAL)
+            && self.reported.get().is_none_or(|last| now > last + REPORT_INTERVAL)
         {
-            self.reported.set(Some(Instant::now()));
+            self.reported.set(Some(now));
             let volume = &self.handle.volume().spec().name;
             tracing::warn!(%volume, "a request failed: {error}");
         }

@@ -114,8 +114,8 @@ impl LocalGroup {
     }
 
     /// Blocks of entries that are not applied, of all groups of the store, and how many there may
-    /// be. An owner that has every member take what one may have keeps well below that where entries
-    /// are made: after a restart more are to be applied again.
+    /// be. An owner that has every member take what one may have keeps well below that where
+    /// entries are made: after a restart more are to be applied again.
     #[must_use]
     pub fn unapplied_blocks(&self) -> (u64, u64) {
         self.store.inner.store.borrow().unapplied_blocks()

@@ -9,6 +9,7 @@ mod admin;
 mod bad_disk;
 mod bad_input;
 mod clients;
+mod cluster;
 mod crash;
 mod damage;
 mod disk;

@@ -17,8 +17,8 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// Answers one message to the member in the store `own`. Entries wait until the store has room, so
-/// that openraft does not, and are left out if it has none for long; polled once, a message is in openraft's queue or in the line for it:
-/// messages that are polled in order are taken in order.
+/// that openraft does not, and are left out if it has none for long. Polled once, a message is in
+/// openraft's queue or in the line for it: messages that are polled in order are taken in order.
 ///
 /// # Errors
 /// `Refused` if it is not understood, or is for another store; `Busy` if openraft has ended or the

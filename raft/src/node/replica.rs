@@ -84,7 +84,7 @@ impl Replica {
         self.source.touch();
         let mut admitted = None;
         if let Proposal::Write(write) = &proposal {
-                        // Members may have less room than this one: who writes is told before all are stuck.
+            // Members may have less room than this one: who writes is told before all are stuck.
             let room = self.log.group().check_changes(&write.changes, ROOM_MARGIN_BLOCKS);
             room.map_err(Fault::Refused)?;
             let room = self.log.admission().propose(&write.changes).await;
