@@ -89,7 +89,7 @@ impl LogStore {
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         let saved = Saved::load(&group).map_err(invalid)?;
-        if saved.install == Install::Under {
+        if matches!(saved.install, Install::Under { .. }) {
             let why = "the member is being brought up from another one's blocks";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }

@@ -24,8 +24,8 @@ pub(crate) enum Install {
     /// There never was one.
     #[default]
     Never,
-    /// It is under way: there is neither a log nor volumes to count on.
-    Under,
+    /// One that ends with this entry is under way: there is neither a log nor volumes to count on.
+    Under { upto: LogId },
     /// The engine's entry of this index ended it, and stands for this entry of Raft.
     Done { engine: u64, raft: LogId },
 }
@@ -62,7 +62,7 @@ impl Saved {
         into.extend(self.vote.as_ref().map_or(vec![0; VOTE_BYTES], encode_vote));
         let (install, engine, raft) = match self.install {
             Install::Never => (0, 0, log_id(0, 0)),
-            Install::Under => (1, 0, log_id(0, 0)),
+            Install::Under { upto } => (1, 0, upto),
             Install::Done { engine, raft } => (2, engine, raft),
         };
         into.push(install);
@@ -82,7 +82,7 @@ impl Saved {
         let (engine, raft) = (bytes.u64()?, log_id(bytes.u64()?, bytes.u64()?));
         let install = match install {
             0 => Install::Never,
-            1 => Install::Under,
+            1 => Install::Under { upto: raft },
             2 => Install::Done { engine, raft },
             found => return Err(EncodingError::Kind { of: "install", found }),
         };
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_found_again() {
         let done = Install::Done { engine: 7, raft: log_id(3, 1000) };
-        for install in [Install::Never, Install::Under, done] {
+        for install in [Install::Never, Install::Under { upto: log_id(3, 9) }, done] {
             for vote in [None, Some(Vote::new_committed(4, 2))] {
                 let saved = Saved { vote, install };
                 let bytes = saved.encode();

@@ -12,6 +12,8 @@ mod send;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod vote;
 
 pub use link::{Link, Network};
 pub use serve::serve;
+pub(crate) use vote::vote_for_gated;

@@ -42,7 +42,10 @@ impl Handler for Answering {
         match head.get(1) {
             Some(kind) if *kind < RAFT_KINDS_END => {
                 let Some(replica) = node.replica(id) else {
-                    return Box::pin(async move { Err(not_here(id)) });
+                    return Box::pin(
+                        runtime
+                            .enter(async move { node.answer_for_gated(id, &head, payload).await }),
+                    );
                 };
                 Box::pin(runtime.enter(async move {
                     let (raft, log) = (&replica.raft, &replica.log);

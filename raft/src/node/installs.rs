@@ -2,7 +2,9 @@
 //!
 //! One that has a log gets its snapshot when the leader finds that it lacks entries which are given
 //! up. One without a log to count on, because a snapshot was not ended or entries are damaged, is
-//! gated: it does not run, and asks the leader for one.
+//! gated: it does not run, and asks the leader for one. While the snapshot is under way it votes
+//! all the same, for who has all that it will have: else the others could not do without the leader
+//! that sends.
 //! Invariants: a member's log is given up only for a snapshot that ends behind all it may have
 //! acknowledged, and was committed without it; one group takes in one snapshot at a time.
 //! Must never know: how blocks are sent.
@@ -14,6 +16,7 @@ use super::replica::{Replica, refused};
 use crate::control::PgId;
 use crate::frame::NodeId;
 use crate::log_store::{Install, Saved};
+use crate::network;
 use crate::placement::StoreId;
 use crate::snapshot::Installer;
 use crate::snapshot::message::{Answer as Taken, Message};
@@ -42,13 +45,39 @@ fn fault(why: impl Display) -> Error {
 
 /// Whether a group has no log here that a member could run with.
 fn is_gated(group: &LocalGroup) -> bool {
-    let under = Saved::load(group).is_ok_and(|saved| saved.install == Install::Under);
+    let under =
+        Saved::load(group).is_ok_and(|saved| matches!(saved.install, Install::Under { .. }));
     under || !group.state().faulty.is_empty()
+}
+
+/// Entry behind which a snapshot for a gated member must end; 0: any will do.
+fn behind(group: &LocalGroup) -> u64 {
+    match Saved::load(group) {
+        Ok(saved) if !matches!(saved.install, Install::Under { .. }) => {
+            let last = group.state().last;
+            last.and_then(|last| saved.raft_index(last.index)).unwrap_or(0)
+        }
+        _ => 0,
+    }
 }
 
 impl Inner {
     fn group(&self, id: PgId) -> LocalGroup {
         self.store.group(GroupId(id.0))
+    }
+
+    /// Answers a message of Raft to a member that does not run.
+    pub(super) async fn answer_for_gated(
+        &self,
+        id: PgId,
+        head: &[u8],
+        payload: Vec<Buffer>,
+    ) -> Result<Reply> {
+        // What is kept with a vote is read and written by one at a time.
+        let _one_at_a_time = self.installing.lock().await;
+        let group = self.group(id);
+        let voted = network::vote_for_gated(&group, self.store_id.get().0, head, payload);
+        voted.await?.ok_or_else(|| not_here(id))
     }
 
     /// Takes in a message of a snapshot. Polled in the order in which they came.
@@ -112,7 +141,7 @@ impl Inner {
         }
         let why = format!("placement group {id} is being brought up by a snapshot");
         self.troubles.borrow_mut().insert(id, why);
-        let installer = Installer::begin(self.group(id), vote).await.map_err(fault)?;
+        let installer = Installer::begin(self.group(id), vote, last).await.map_err(fault)?;
         let incoming = Incoming { peer, sending, last, head, installer };
         self.installs.borrow_mut().insert(id, Rc::new(incoming));
         Ok(Taken::Taken)
@@ -132,7 +161,7 @@ impl Inner {
             // With a damaged log nobody knows what it has acknowledged of what it holds.
             None => {
                 let upto = group.state().last.and_then(|id| saved.raft_index(id.index));
-                let damaged = saved.install != Install::Under;
+                let damaged = !matches!(saved.install, Install::Under { .. });
                 if damaged && upto.is_some_and(|upto| upto >= last.index()) {
                     return Err(fault("the damaged log reaches further than this snapshot"));
                 }
@@ -169,11 +198,9 @@ impl Inner {
             self.asking.borrow_mut().insert(id);
             let own = Rc::clone(self);
             self.runtime.start_task(async move {
-                let (to, state) = (own.store_id.get(), own.group(id).state());
-                let saved = Saved::load(&own.group(id)).unwrap_or_default();
-                let index = state.last.and_then(|id| saved.raft_index(id.index));
                 // If nobody sends one, it is asked for again.
-                own.ask_for_snapshot(id, to, index.unwrap_or(0)).await.ok();
+                let behind = behind(&own.group(id));
+                own.ask_for_snapshot(id, own.store_id.get(), behind).await.ok();
                 own.asking.borrow_mut().remove(&id);
             });
         }
@@ -193,8 +220,7 @@ impl Inner {
         if replica.source.sends_to(to.0) {
             return Ok(());
         }
-        replica.barrier().await?;
-        if replica.log.applied().is_none_or(|applied| applied.index() <= behind) {
+        if behind > 0 && replica.log.applied().is_none_or(|applied| applied.index() <= behind) {
             // One entry that is committed without the member.
             let (proposer, serial) = (self.proposer, self.next_drop_serial(replica.id));
             let changes = Changes::from(Vec::new());

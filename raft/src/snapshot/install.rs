@@ -28,12 +28,18 @@ pub(crate) struct Installer {
 }
 
 impl Installer {
-    /// Empties the group. Nobody else may change it from now on.
+    /// Empties the group for a snapshot that ends with `last`. Nobody else may change it from now on.
     ///
     /// # Errors
     /// As the store says.
-    pub(crate) async fn begin(group: LocalGroup, vote: Vote) -> Result<Installer> {
-        let saved = Saved { vote: Some(vote), install: Install::Under };
+    pub(crate) async fn begin(group: LocalGroup, vote: Vote, last: LogId) -> Result<Installer> {
+        let saved = load(&group)?;
+        let vote = newer(vote, saved.vote);
+        let upto = match saved.install {
+            Install::Under { upto } => upto.max(last),
+            _ => last,
+        };
+        let saved = Saved { vote: Some(vote), install: Install::Under { upto } };
         saved.save(&group).await?;
         let applied = group.state().applied.map(|id| id.index);
         group.truncate_after(applied).await?;
@@ -80,7 +86,9 @@ impl Installer {
         let engine = appended.index;
         appended.done().await?;
         let install = Install::Done { engine, raft: last };
-        Saved { vote: Some(self.vote), install }.save(&self.group).await
+        // It may have voted meanwhile.
+        let vote = newer(self.vote, load(&self.group)?.vote);
+        Saved { vote: Some(vote), install }.save(&self.group).await
     }
 
     /// Ends this one without a snapshot, so that another one can begin.
@@ -145,6 +153,15 @@ impl Installer {
     }
 }
 
+fn load(group: &LocalGroup) -> Result<Saved> {
+    Saved::load(group).map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))
+}
+
+/// The newer one of a leader's vote and the own.
+fn newer(leaders: Vote, own: Option<Vote>) -> Vote {
+    own.filter(|own| *own > leaders).unwrap_or(leaders)
+}
+
 /// An entry that is in the log.
 struct Appended<'a> {
     installer: &'a Installer,
@@ -172,9 +189,7 @@ impl Appended<'_> {
 /// # Errors
 /// As the store says.
 pub(crate) async fn settle(group: &LocalGroup) -> Result<()> {
-    let saved = Saved::load(group);
-    let saved = saved.map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
-    let Install::Done { engine, .. } = saved.install else { return Ok(()) };
+    let Install::Done { engine, .. } = load(group)?.install else { return Ok(()) };
     let applied = |group: &LocalGroup| group.state().applied.map(|id| id.index);
     while applied(group) < Some(engine) {
         let from = applied(group).map_or(0, |index| index + 1);

@@ -81,7 +81,7 @@ async fn fill_target(group: &LocalGroup) {
 }
 
 async fn copy(from: &LocalGroup, to: &LocalGroup) -> ashlar_engine::Result<()> {
-    let installer = Installer::begin(to.clone(), vote()).await?;
+    let installer = Installer::begin(to.clone(), vote(), last()).await?;
     let mut pieces = Pieces::new(from.clone(), &from.volumes());
     let mut number = 0;
     while let Some(changes) = pieces.next().await.expect("can be read") {
@@ -149,7 +149,8 @@ fn a_crash_leaves_a_whole_member_or_one_that_knows_it_is_none() {
                     assert!(copied.is_none());
                     assert_eq!(to.state().last.map(|id| id.index), Some(2));
                 }
-                Install::Under => {
+                Install::Under { upto } => {
+                    assert_eq!(upto, last());
                     under += 1;
                     assert!(copied.is_none());
                     assert!(LogStore::open(to.clone()).is_err(), "there is no member");
