@@ -82,6 +82,8 @@ pub const SNAPSHOT_BUSY_TIME: Duration = Duration::from_millis(100);
 pub const SNAPSHOT_BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How often room is made for one piece of a snapshot, before there is none.
 pub const SNAPSHOT_ROOM_ATTEMPTS: u32 = 8;
+/// Time without a piece after which a member asks for another snapshot: the sender may be dead.
+pub const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Time in which a piece of a snapshot is taken in; the store may have to write a checkpoint first.
 pub const SNAPSHOT_CALL_MAX: Duration = Duration::from_secs(30);
 

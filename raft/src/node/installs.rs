@@ -15,6 +15,7 @@ use super::handler::not_here;
 use super::replica::{Replica, refused};
 use crate::control::PgId;
 use crate::frame::NodeId;
+use crate::limits::SNAPSHOT_SILENCE_MAX;
 use crate::log_store::{Install, Saved};
 use crate::network;
 use crate::placement::StoreId;
@@ -24,9 +25,10 @@ use crate::transport::{Error, ErrorKind, Reply, Result};
 use crate::types::{Changes, LogId, Proposal, Vote, Write};
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalGroup;
-use ashlar_engine::units::GroupId;
+use ashlar_engine::units::{GroupId, Nanos};
 use openraft_rt::Mutex as _;
 use openraft_rt::watch::WatchReceiver as _;
+use std::cell::Cell;
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -37,6 +39,8 @@ pub(super) struct Incoming {
     last: LogId,
     head: Vec<u8>,
     installer: Installer,
+    /// When something of it came last.
+    heard: Cell<Nanos>,
 }
 
 fn fault(why: impl Display) -> Error {
@@ -102,7 +106,9 @@ impl Inner {
             Message::Piece { number, changes } => {
                 let incoming = self.incoming(id, peer, sending)?;
                 let changes = changes.into_vec(self.reactor.pool());
+                incoming.heard.set(self.reactor.now());
                 incoming.installer.take(number, changes).await.map_err(fault)?;
+                incoming.heard.set(self.reactor.now());
                 Taken::Taken
             }
             Message::End { pieces } => self.end_snapshot(id, peer, sending, pieces).await?,
@@ -142,7 +148,8 @@ impl Inner {
         let why = format!("placement group {id} is being brought up by a snapshot");
         self.troubles.borrow_mut().insert(id, why);
         let installer = Installer::begin(self.group(id), vote, last).await.map_err(fault)?;
-        let incoming = Incoming { peer, sending, last, head, installer };
+        let heard = Cell::new(self.reactor.now());
+        let incoming = Incoming { peer, sending, last, head, installer, heard };
         self.installs.borrow_mut().insert(id, Rc::new(incoming));
         Ok(Taken::Taken)
     }
@@ -187,12 +194,19 @@ impl Inner {
         Ok(Taken::Has)
     }
 
+    /// Whether a snapshot comes in whose sender is not silent.
+    fn comes_in(&self, id: PgId) -> bool {
+        let installs = self.installs.borrow();
+        let silent_at = |incoming: &Rc<Incoming>| incoming.heard.get() + SNAPSHOT_SILENCE_MAX;
+        installs.get(&id).is_some_and(|incoming| self.reactor.now() < silent_at(incoming))
+    }
+
     /// Asks for snapshots of the groups that are gated here.
     pub(super) fn ask_for_snapshots(self: &Rc<Inner>) {
         let ids: Vec<PgId> = self.troubles.borrow().keys().copied().collect();
         for id in ids.into_iter().filter(|id| *id != PgId(0)) {
             let idle = self.replica(id).is_none() && !self.asking.borrow().contains(&id);
-            if !idle || self.installs.borrow().contains_key(&id) || !is_gated(&self.group(id)) {
+            if !idle || self.comes_in(id) || !is_gated(&self.group(id)) {
                 continue;
             }
             self.asking.borrow_mut().insert(id);

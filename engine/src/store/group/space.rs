@@ -9,6 +9,9 @@ use crate::store::cleaner::low_water;
 use crate::store::segments::State;
 use crate::units::{GroupId, LogId, SegmentSequence};
 
+/// This part of the segments should not be held by entries: free, or empty soon.
+const FREE_PART: usize = 4;
+
 impl Store {
     /// Up to which of its applied entries a group should purge: set while segments are short and
     /// some are kept only for entries, or while the groups retain nearly as much as they may.
@@ -55,12 +58,14 @@ impl Store {
         held
     }
 
-    /// The newest of so many of the oldest segments with entries as are missing to what the cleaner
-    /// wants to be free; `None` if enough are.
+    /// The newest of so many of the oldest segments with entries as are missing to what should be
+    /// free; `None` if enough are.
     fn crowded(&self) -> Option<SegmentSequence> {
         let can_grow = self.segments.unprepared() > 0 && !self.device_full;
         let soon = self.segments.free() + self.segments.empty();
-        let wanted = 2 * low_water(&self.segments);
+        // Segments that entries held have live blocks, too: the cleaner needs many to choose from.
+        let part = self.segments.count() as usize / FREE_PART;
+        let wanted = part.max(2 * low_water(&self.segments));
         if can_grow || soon >= wanted {
             return None;
         }
