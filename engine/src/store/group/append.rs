@@ -17,8 +17,11 @@ use crate::store::{Store, Waiting};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, Location, LogId, Nanos, VolumeId};
 use std::rc::Rc;
 
-/// Entries that are not applied may hold this part of the space for data.
-const UNAPPLIED_PART: u64 = 2;
+/// Quarters of the space for data that entries which are not applied may hold where an owner asks
+/// for room,
+const UNAPPLIED_QUARTERS: u64 = 2;
+/// and where they are appended: what was let in before others came is taken all the same.
+const APPENDED_QUARTERS: u64 = 3;
 
 /// A purge that is not in a batch yet.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +105,7 @@ impl Store {
             return Err(self.no_segment());
         }
         let changes: Vec<&[Change]> = entries.iter().map(|entry| &*entry.changes).collect();
-        self.check_room(&changes)
+        self.check_room_of(&changes, APPENDED_QUARTERS)
     }
 
     /// Whether there is room for entries with these changes, wherever in a log they come.
@@ -110,6 +113,10 @@ impl Store {
     /// # Errors
     /// `NoSpace`, and for want of what.
     pub fn check_room(&self, entries: &[&[Change]]) -> Result<()> {
+        self.check_room_of(entries, UNAPPLIED_QUARTERS)
+    }
+
+    fn check_room_of(&self, entries: &[&[Change]], quarters: u64) -> Result<()> {
         let changes = || entries.iter().copied().flatten();
         let blocks: u64 = changes().map(Change::blocks).sum();
         let writes = |change: &Change| matches!(change, Change::Write { .. });
@@ -128,18 +135,18 @@ impl Store {
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
         // What has none may be what others wait for to be applied: a leader's first entry.
-        let (unapplied, unapplied_max) = self.unapplied_blocks();
-        if blocks > 0 && unapplied + blocks > unapplied_max {
+        let unapplied_max = self.capacity_blocks() / 4 * quarters;
+        if blocks > 0 && self.groups.unapplied_blocks + blocks > unapplied_max {
             let why = "too much is appended and not applied: apply or truncate first";
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
         entries.iter().try_for_each(|changes| self.check_changes(changes, 0))
     }
 
-    /// Blocks of entries that are not applied, of all groups, and how many there may be.
+    /// Blocks of entries that are not applied, of all groups, and with how many there is room.
     #[must_use]
     pub fn unapplied_blocks(&self) -> (u64, u64) {
-        (self.groups.unapplied_blocks, self.capacity_blocks() / UNAPPLIED_PART)
+        (self.groups.unapplied_blocks, self.capacity_blocks() / 4 * UNAPPLIED_QUARTERS)
     }
 
     /// Whether there is space for changes, and would be if `margin_blocks` more were mapped. An
