@@ -1,8 +1,8 @@
 //! Votes of a member that is being brought up, whose openraft does not run.
 //!
-//! Everything that it may have acknowledged came before the snapshot's last entry, and was committed
-//! without it up to there. So it may vote as if that entry were its last one (Raft section 5.4.1):
-//! for who has that entry, at least. A promised vote is durable before it is told.
+//! Everything that it may have acknowledged came before the snapshot's last entry, and was
+//! committed without it up to there. So it may vote as if that entry were its last one (Raft
+//! section 5.4.1): for who has that entry, at least. A promised vote is durable before it is told.
 //! Must never know: who sends the snapshot.
 
 use super::codec::{Message, encode_voted};

@@ -28,7 +28,8 @@ pub(crate) struct Installer {
 }
 
 impl Installer {
-    /// Empties the group for a snapshot that ends with `last`. Nobody else may change it from now on.
+    /// Empties the group for a snapshot that ends with `last`. Nobody else may change it from now
+    /// on.
     ///
     /// # Errors
     /// As the store says.
