@@ -31,13 +31,13 @@ impl ClusterExport {
     /// Reports that a request failed: what the client is told is a number. Not for every request:
     /// if one fails, many do.
     fn reported<T>(&self, result: Result<T>) -> Result<T> {
-        let now = self.node.store().reactor().now();
-        if let Err(error) = &result
-            && self.reported.get().is_none_or(|last| now > last + REPORT_INTERVAL)
-        {
-            self.reported.set(Some(now));
-            let volume = &self.handle.volume().spec().name;
-            tracing::warn!(%volume, "a request failed: {error}");
+        if let Err(error) = &result {
+            let now = self.node.store().reactor().now();
+            if self.reported.get().is_none_or(|last| now > last + REPORT_INTERVAL) {
+                self.reported.set(Some(now));
+                let volume = &self.handle.volume().spec().name;
+                tracing::warn!(%volume, "a request failed: {error}");
+            }
         }
         result
     }

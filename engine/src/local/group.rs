@@ -24,6 +24,12 @@ impl LocalStore {
         self.inner.store.borrow().groups()
     }
 
+    /// Whether entries must be given up at once. Cheap; [`LocalGroup::purge_wanted`] says which.
+    #[must_use]
+    pub fn is_short_for_groups(&self) -> bool {
+        self.inner.store.borrow().is_short_for_groups()
+    }
+
     /// The group; it is made by the first durable change to it. Not 0.
     #[must_use]
     pub fn group(&self, id: GroupId) -> LocalGroup {
@@ -105,20 +111,25 @@ impl LocalGroup {
         self.store.inner.store.borrow().check_append(self.id, entries)
     }
 
-    /// Whether there is room for entries with these changes, wherever in the log they come.
+    /// Whether there is room for entries with these changes, wherever in the log they come, if so
+    /// many blocks more were appended and not applied.
     ///
     /// # Errors
     /// `NoSpace` if there is not, for now.
-    pub fn check_room(&self, entries: &[&[Change]]) -> Result<()> {
-        self.store.inner.store.borrow().check_room(entries)
+    pub fn check_room<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a [Change]> + Clone,
+        beyond_blocks: u64,
+    ) -> Result<()> {
+        self.store.inner.store.borrow().check_room(entries, beyond_blocks)
     }
 
-    /// Blocks of entries that are not applied, of all groups of the store, and how many there may
-    /// be. An owner that has every member take what one may have keeps well below that where
-    /// entries are made: after a restart more are to be applied again.
+    /// Blocks that may be appended and not applied, by all groups of the store. An owner that has
+    /// every member take what one may have keeps well below that where entries are made: after a
+    /// restart more are to be applied again.
     #[must_use]
-    pub fn unapplied_blocks(&self) -> (u64, u64) {
-        self.store.inner.store.borrow().unapplied_blocks()
+    pub fn unapplied_max_blocks(&self) -> u64 {
+        self.store.inner.store.borrow().unapplied_max_blocks()
     }
 
     /// Whether there is space for changes, and would be if `margin_blocks` more were mapped.

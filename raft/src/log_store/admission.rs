@@ -53,8 +53,8 @@ impl Admission {
     /// # Errors
     /// If the store is closed.
     pub(crate) async fn propose(&self, changes: &[Change]) -> io::Result<Admitted> {
-        let (_, unapplied_max) = self.group.unapplied_blocks();
-        self.wait(&[changes], unapplied_max / 2).await
+        let half = self.group.unapplied_max_blocks() / 2;
+        self.wait(std::iter::once(changes), half).await
     }
 
     /// For entries that a leader sent: whether they may be appended, or why not. Until the last of
@@ -67,34 +67,37 @@ impl Admission {
         entries: &[Entry],
     ) -> io::Result<(Result<Admitted>, impl Drop + use<'_>)> {
         let turn = self.turn.lock().await;
-        let changes: Vec<&[Change]> = entries.iter().map(changes_of).collect();
+        let changes = entries.iter().map(changes_of);
         let reactor = self.group.store().reactor();
-        let admitted = reactor.within(TURN_MAX, self.wait(&changes, 0)).await.transpose()?;
+        let admitted = reactor.within(TURN_MAX, self.wait(changes.clone(), 0)).await.transpose()?;
         let full = || Error::new(ErrorKind::NoSpace, "too much waits for the device");
-        let why = || self.admit(&changes, 0).err().unwrap_or_else(full);
+        let why = || self.admit(changes, 0).err().unwrap_or_else(full);
         Ok((admitted.ok_or_else(why), turn))
     }
 
     /// Waits for room, and for so many blocks beyond it.
-    async fn wait(&self, entries: &[&[Change]], beyond: u64) -> io::Result<Admitted> {
+    async fn wait<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a [Change]> + Clone,
+        beyond: u64,
+    ) -> io::Result<Admitted> {
         loop {
             self.group.room().await.map_err(|error| io_error(&error))?;
-            if let Ok(admitted) = self.admit(entries, beyond) {
+            if let Ok(admitted) = self.admit(entries.clone(), beyond) {
                 return Ok(admitted);
             }
             self.group.store().reactor().sleep(ROOM_PAUSE).await;
         }
     }
 
-    fn admit(&self, entries: &[&[Change]], beyond: u64) -> Result<Admitted> {
-        self.group.check_room(entries)?;
-        let blocks = entries.iter().copied().flatten().map(Change::blocks).sum();
-        let (unapplied, unapplied_max) = self.group.unapplied_blocks();
+    fn admit<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a [Change]> + Clone,
+        beyond: u64,
+    ) -> Result<Admitted> {
         let admitted = self.blocks.get();
-        if blocks > 0 && unapplied + admitted + blocks + beyond > unapplied_max {
-            let why = format!("{unapplied} blocks of entries are to be applied first");
-            return Err(Error::new(ErrorKind::NoSpace, why));
-        }
+        self.group.check_room(entries.clone(), admitted + beyond)?;
+        let blocks = entries.flatten().map(Change::blocks).sum();
         self.blocks.set(admitted + blocks);
         Ok(Admitted { all: Rc::clone(&self.blocks), blocks })
     }

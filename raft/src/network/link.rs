@@ -58,8 +58,8 @@ impl Network {
     }
 
     /// Its member's blocks.
-    pub(crate) fn source(&self) -> Source {
-        self.source.clone()
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The way to a member for a snapshot.

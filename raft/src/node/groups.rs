@@ -129,7 +129,7 @@ impl Inner {
 
     /// Whether the store wants entries to be given up.
     pub(super) fn is_short(&self) -> bool {
-        self.replicas.borrow().values().any(|replica| replica.log.purge_wanted().is_some())
+        self.store.is_short_for_groups()
     }
 
     /// Gives up entries that all have, or that are too many to be kept for those who do not.
@@ -179,6 +179,6 @@ fn purgeable(replica: &Replica) -> Option<u64> {
         let behind = replica.lags().into_values().flatten().max().unwrap_or(0);
         keep_from = keep_from.min((last + 1).saturating_sub(behind)).max(farthest);
     }
-    keep_from = keep_from.min(replica.source.holds().unwrap_or(u64::MAX));
+    keep_from = keep_from.min(replica.network.source().holds().unwrap_or(u64::MAX));
     (keep_from >= first + ENTRIES_PURGED_MIN).then_some(keep_from)
 }

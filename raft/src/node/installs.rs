@@ -231,7 +231,7 @@ impl Inner {
         let Some(member) = membership.membership().get_node(&to.0).cloned() else {
             return Err(refused(ashlar_engine::ErrorKind::NotFound, &"it is no member"));
         };
-        if replica.source.sends_to(to.0) {
+        if replica.network.source().sends_to(to.0) {
             return Ok(());
         }
         if behind > 0 && replica.log.applied().is_none_or(|applied| applied.index() <= behind) {

@@ -149,7 +149,7 @@ impl Inner {
         self.at_leader(group, ask).await
     }
 
-    /// Asks whoever leads a group to send a snapshot, and waits until it was sent.
+    /// Asks whoever leads a group to begin to send a snapshot.
     pub(super) async fn ask_for_snapshot(
         &self,
         group: PgId,

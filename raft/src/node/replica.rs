@@ -13,7 +13,6 @@ use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::placement::StoreId;
 use crate::runtime::{Oneshot, OneshotSender, ReactorRuntime};
-use crate::snapshot::Source;
 use crate::state_machine::StateMachine;
 use crate::types::{Config, Outcome, Proposal};
 use ashlar_engine::buffer::Buffer;
@@ -40,7 +39,6 @@ pub(super) struct Replica {
     pub(super) store: StoreId,
     pub(super) raft: Raft,
     pub(super) log: LogStore,
-    pub(super) source: Source,
     pub(super) network: Network,
     runtime: ReactorRuntime,
     barriers: Barriers,
@@ -62,8 +60,7 @@ impl Replica {
         network: Network,
         runtime: ReactorRuntime,
     ) -> Replica {
-        let source = network.source();
-        Replica { id, store, raft, log, source, network, runtime, barriers: Barriers::default() }
+        Replica { id, store, raft, log, network, runtime, barriers: Barriers::default() }
     }
 
     /// Who leads, as far as this member knows.
@@ -81,7 +78,7 @@ impl Replica {
         if let Err(error) = proposal.check() {
             return Err(refused(ErrorKind::Invalid, &error));
         }
-        self.source.touch();
+        self.network.source().touch();
         let mut admitted = None;
         if let Proposal::Write(write) = &proposal {
             // Members may have less room than this one: who writes is told before all are stuck.
@@ -129,7 +126,7 @@ impl Replica {
 
     /// Blocks as of now. What the group does not have reads as zeroes.
     pub(super) async fn read(self: &Rc<Replica>, range: Range) -> Answer<Vec<Buffer>> {
-        self.source.touch();
+        self.network.source().touch();
         self.barrier().await?;
         let volume = match self.log.group().volume(range.volume) {
             Ok(volume) => volume,

@@ -9,7 +9,8 @@
 //! whole member or one that knows it is none.
 //!
 //! Invariants: a log that has the snapshot's last entry is never given up for the snapshot; a
-//! member that is being brought up neither votes nor acknowledges.
+//! member that is being brought up acknowledges nothing, and votes only for who has all that the
+//! snapshot gives.
 //! Must never know: who decides that a snapshot is needed.
 
 mod install;

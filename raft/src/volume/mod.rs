@@ -14,8 +14,6 @@
 mod bytes;
 mod locks;
 mod sliced;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 pub use sliced::{ClusterVolume, VolumeHandle, VolumeSpec};

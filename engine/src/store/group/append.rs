@@ -104,27 +104,37 @@ impl Store {
         if self.spent && entries.iter().any(GroupEntry::has_payload) {
             return Err(self.no_segment());
         }
-        let changes: Vec<&[Change]> = entries.iter().map(|entry| &*entry.changes).collect();
-        self.check_room_of(&changes, APPENDED_QUARTERS)
+        let changes = entries.iter().map(|entry| &*entry.changes);
+        self.check_room_of(changes, 0, APPENDED_QUARTERS)
     }
 
-    /// Whether there is room for entries with these changes, wherever in a log they come.
+    /// Whether there is room for entries with these changes, wherever in a log they come, if so
+    /// many blocks more were appended and not applied.
     ///
     /// # Errors
     /// `NoSpace`, and for want of what.
-    pub fn check_room(&self, entries: &[&[Change]]) -> Result<()> {
-        self.check_room_of(entries, UNAPPLIED_QUARTERS)
+    pub fn check_room<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a [Change]> + Clone,
+        beyond_blocks: u64,
+    ) -> Result<()> {
+        self.check_room_of(entries, beyond_blocks, UNAPPLIED_QUARTERS)
     }
 
-    fn check_room_of(&self, entries: &[&[Change]], quarters: u64) -> Result<()> {
-        let changes = || entries.iter().copied().flatten();
+    fn check_room_of<'a>(
+        &self,
+        mut entries: impl Iterator<Item = &'a [Change]> + Clone,
+        beyond_blocks: u64,
+        quarters: u64,
+    ) -> Result<()> {
+        let changes = || entries.clone().flatten();
         let blocks: u64 = changes().map(Change::blocks).sum();
         let writes = |change: &Change| matches!(change, Change::Write { .. });
         if self.spent && changes().any(writes) {
             return Err(self.no_segment());
         }
         let most = group_entries_max(self.segments.segment_blocks());
-        if self.groups.retained + entries.len() > most {
+        if self.groups.retained + entries.clone().count() > most {
             let why = format!("the groups of this store retain {most} entries: purge some");
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
@@ -136,17 +146,18 @@ impl Store {
         }
         // What has none may be what others wait for to be applied: a leader's first entry.
         let unapplied_max = self.capacity_blocks() / 4 * quarters;
-        if blocks > 0 && self.groups.unapplied_blocks + blocks > unapplied_max {
+        let unapplied = self.groups.unapplied_blocks + beyond_blocks;
+        if blocks > 0 && unapplied + blocks > unapplied_max {
             let why = "too much is appended and not applied: apply or truncate first";
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
-        entries.iter().try_for_each(|changes| self.check_changes(changes, 0))
+        entries.try_for_each(|changes| self.check_changes(changes, 0))
     }
 
-    /// Blocks of entries that are not applied, of all groups, and with how many there is room.
+    /// Blocks of entries that are not applied with which there is room.
     #[must_use]
-    pub fn unapplied_blocks(&self) -> (u64, u64) {
-        (self.groups.unapplied_blocks, self.capacity_blocks() / 4 * UNAPPLIED_QUARTERS)
+    pub fn unapplied_max_blocks(&self) -> u64 {
+        self.capacity_blocks() / 4 * UNAPPLIED_QUARTERS
     }
 
     /// Whether there is space for changes, and would be if `margin_blocks` more were mapped. An

@@ -9,7 +9,8 @@ use crate::store::cleaner::low_water;
 use crate::store::segments::State;
 use crate::units::{GroupId, LogId, SegmentSequence};
 
-/// This part of the segments should not be held by entries: free, or empty soon.
+/// While less than this part of the segments is free, entries hold no more than as many: segments
+/// that they held have live blocks, too, and the cleaner needs many to choose from.
 const FREE_PART: usize = 4;
 
 impl Store {
@@ -58,20 +59,37 @@ impl Store {
         held
     }
 
-    /// The newest of so many of the oldest segments with entries as are missing to what should be
-    /// free; `None` if enough are.
-    fn crowded(&self) -> Option<SegmentSequence> {
+    /// Whether segments are so short that entries must be given up at once, or nearly as many are
+    /// retained as may be. Cheap.
+    #[must_use]
+    pub fn is_short_for_groups(&self) -> bool {
+        let most = group_entries_max(self.segments.segment_blocks());
+        self.groups.retained > most / 2 || self.missing() > 0
+    }
+
+    /// Segments that are missing to what the cleaner wants to be free.
+    fn missing(&self) -> usize {
+        (2 * low_water(&self.segments)).saturating_sub(self.soon())
+    }
+
+    /// Segments that are free, or will be with the next checkpoint.
+    fn soon(&self) -> usize {
         let can_grow = self.segments.unprepared() > 0 && !self.device_full;
-        let soon = self.segments.free() + self.segments.empty();
-        // Segments that entries held have live blocks, too: the cleaner needs many to choose from.
+        if can_grow { usize::MAX } else { self.segments.free() + self.segments.empty() }
+    }
+
+    /// The newest of the oldest segments whose entries should be given up: as many as are missing,
+    /// or as hold entries beyond their part while less than that part is free. `None` if none.
+    fn crowded(&self) -> Option<SegmentSequence> {
         let part = self.segments.count() as usize / FREE_PART;
-        let wanted = part.max(2 * low_water(&self.segments));
-        if can_grow || soon >= wanted {
+        let lacking = part.saturating_sub(self.soon());
+        if lacking.max(self.missing()) == 0 {
             return None;
         }
         let held = self.segments.iter().filter(|(_, s)| s.state == State::Sealed && s.entries > 0);
         let mut held: Vec<_> = held.map(|(_, segment)| segment.sequence).collect();
-        held.sort_unstable();
-        held.get((wanted - soon).min(held.len()).checked_sub(1)?).copied()
+        let beyond = held.len().saturating_sub(part).min(lacking);
+        let last = beyond.max(self.missing()).min(held.len()).checked_sub(1)?;
+        Some(*held.select_nth_unstable(last).1)
     }
 }
