@@ -199,6 +199,11 @@ impl Groups for AllGroups {
         })
     }
 
+    fn newest_epoch(&self, volume: ClusterVolumeId) -> Option<u64> {
+        let map = self.node.upgrade()?.map.newest();
+        map.volumes().get(&volume).map(|volume| volume.epoch)
+    }
+
     fn detach(&self, volume: ClusterVolumeId, epoch: u64) {
         let Some(node) = self.node.upgrade() else { return };
         let detach = Operation::Detach { volume, node: node.options.id, epoch };

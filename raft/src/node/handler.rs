@@ -3,11 +3,11 @@
 //! Invariant: Raft's messages of one group are handed to openraft in the order in which they came.
 //! Must never know: connections.
 
-use super::Inner;
 use super::answer::{self, Answer, Fault, encode_extents};
 use super::message::{Message, REPORT};
 use super::replica::{Replica, refused};
 use super::report::Report;
+use super::{ANSWER_MAX_BYTES, Inner};
 use crate::control::PgId;
 use crate::frame::NodeId;
 use crate::network;
@@ -82,6 +82,9 @@ impl Inner {
         let mut payload = Vec::new();
         let answer = match message {
             Message::Map { known } => Ok(self.answer_map(known)),
+            Message::Heard => {
+                Ok(self.reports.borrow().tell(self.reactor.now(), ANSWER_MAX_BYTES / 2))
+            }
             Message::Start(members) => self.start_group(id, &members).await.map(|()| Vec::new()),
             message => match self.replica(id) {
                 None => Err(Fault::NotLeader(None)),
@@ -125,7 +128,7 @@ impl Inner {
             Message::Pull { to, behind } => {
                 self.send_snapshot(replica, to, behind).await.map(|()| Vec::new())
             }
-            Message::Map { .. } | Message::Start(_) => {
+            Message::Map { .. } | Message::Start(_) | Message::Heard => {
                 Err(refused(EngineError::Invalid, &"this is not asked of a leader"))
             }
         }

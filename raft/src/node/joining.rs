@@ -211,7 +211,7 @@ impl Inner {
     }
 
     /// Nodes that may know a newer map: those with voters of the control group, else any.
-    fn map_sources(&self) -> Vec<NodeId> {
+    pub(super) fn map_sources(&self) -> Vec<NodeId> {
         let map = self.map.newest();
         let own = self.options.id;
         let Some(control) = map.groups().get(&PgId::CONTROL) else {

@@ -31,6 +31,7 @@ pub(super) const PERFORM: u8 = 38;
 pub(super) const SETTLE: u8 = 39;
 pub(super) const LEAD: u8 = 40;
 pub(super) const PULL: u8 = 41;
+pub(super) const HEARD: u8 = 42;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(super) enum Message {
     Lead { to: StoreId },
     /// Send this member a snapshot that ends behind this entry.
     Pull { to: StoreId, behind: u64 },
+    /// What did you hear of all nodes?
+    Heard,
 }
 
 /// Why bytes are no message.
@@ -133,6 +136,7 @@ impl Message {
                 head.extend(behind.to_le_bytes());
                 PULL
             }
+            Message::Heard => HEARD,
         };
         Ok((head, payload))
     }
@@ -164,6 +168,7 @@ impl Message {
             MAP => Message::Map { known: bytes.u64()? },
             LEAD => Message::Lead { to: StoreId(bytes.u64()?) },
             PULL => Message::Pull { to: StoreId(bytes.u64()?), behind: bytes.u64()? },
+            HEARD => Message::Heard,
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;

@@ -68,6 +68,9 @@ impl Timing {
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
             enable_pre_vote: Some(true),
+            // A leader that starts again has forgotten what it has appended, and must not append
+            // another entry under the same id, nor answer reads as if it had applied all.
+            enable_leader_restore: Some(false),
             // Entries are given up by the node, when it knows that nobody needs them.
             snapshot_policy: SnapshotPolicy::Never,
             max_payload_entries: APPEND_ENTRIES_MAX,

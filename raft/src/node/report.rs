@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const GROUPS_MAX: usize = 4096;
 const MEMBERS_MAX: usize = crate::limits::MEMBERS_MAX;
 const UNHEARD: u64 = u64::MAX;
+/// Before each report in what one node tells another of all: its age and its length.
+const HEARD_HEAD_BYTES: usize = 12;
 
 /// A group that a node leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +110,43 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn take(&mut self, now: Nanos, report: Report) {
         self.newest.insert(report.node, (now, report));
+    }
+
+    /// What was heard, for another node: version u8, u16 reports, each its age in ns u64, length u32 and bytes.
+    /// As many as `bytes_max` has room for.
+    pub(super) fn tell(&self, now: Nanos, bytes_max: usize) -> Vec<u8> {
+        let mut into = vec![VERSION, 0, 0];
+        let mut count = 0u16;
+        for (seen, report) in self.newest.values() {
+            let bytes = report.encode();
+            if count == u16::MAX || into.len() + HEARD_HEAD_BYTES + bytes.len() > bytes_max {
+                break;
+            }
+            into.extend((now.since(*seen).as_nanos() as u64).to_le_bytes());
+            into.extend((bytes.len() as u32).to_le_bytes());
+            into.extend(bytes);
+            count += 1;
+        }
+        into[1..3].copy_from_slice(&count.to_le_bytes());
+        into
+    }
+
+    /// Takes what [`Reports::tell`] gave at another node, where it is newer than what is known.
+    pub(super) fn hear(&mut self, now: Nanos, bytes: &[u8]) -> Result<(), EncodingError> {
+        let mut bytes = Bytes::of_version(VERSION, bytes)?;
+        let mut heard = Vec::new();
+        for _ in 0..bytes.u16()? {
+            let age = bytes.u64()?;
+            let len = bytes.u32()? as usize;
+            heard.push((Nanos(now.0.saturating_sub(age)), Report::decode(bytes.take(len)?)?));
+        }
+        bytes.end()?;
+        for (seen, report) in heard {
+            if self.newest.get(&report.node).is_none_or(|(known, _)| *known < seen) {
+                self.newest.insert(report.node, (seen, report));
+            }
+        }
+        Ok(())
     }
 
     /// Health as these reports show it. `nodes`: those of the map.

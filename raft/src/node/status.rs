@@ -2,6 +2,7 @@
 //!
 //! Must never know: how it is shown.
 
+use super::message::Message;
 use super::replica::Replica;
 use super::report::Led;
 use super::{Inner, Node};
@@ -10,6 +11,10 @@ use crate::placement::{NodeId, StoreId};
 use ashlar_engine::Result;
 use openraft_rt::watch::WatchReceiver as _;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long one node is asked what it heard.
+const HEARD_MAX: Duration = Duration::from_secs(1);
 
 /// The cluster, as a node knows it: its own view of who is alive, the control group's of all else.
 #[derive(Clone, Debug)]
@@ -93,11 +98,13 @@ pub struct MemberStatus {
 }
 
 impl Node {
-    /// What the cluster looks like from here.
+    /// What the cluster looks like from here. A node outside of the control group, to which nobody
+    /// reports, asks one inside; where none answers, it says what it knows itself.
     ///
     /// # Errors
-    /// None now; where a node must be asked, as it says.
+    /// None now.
     pub async fn status(&self) -> Result<ClusterStatus> {
+        self.inner.runtime.enter(self.inner.hear_of_all()).await;
         Ok(self.inner.status())
     }
 
@@ -111,6 +118,21 @@ impl Node {
 }
 
 impl Inner {
+    async fn hear_of_all(&self) {
+        if self.replica(PgId::CONTROL).is_some_and(|replica| replica.leader().is_some()) {
+            return;
+        }
+        for node in self.map_sources() {
+            let asked = self.ask(node, PgId::CONTROL, Message::Heard, 0);
+            if let Some(Ok((bytes, _))) = self.reactor.within(HEARD_MAX, asked).await {
+                let mut reports = self.reports.borrow_mut();
+                if reports.hear(self.reactor.now(), &bytes).is_ok() {
+                    return;
+                }
+            }
+        }
+    }
+
     fn status(&self) -> ClusterStatus {
         let (map, now) = (self.map.newest(), self.reactor.now());
         let own = self.report();

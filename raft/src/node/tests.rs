@@ -47,6 +47,8 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Perform { epoch: 3, step },
         Message::Settle { epoch: 4, step: Step::Remove { store: StoreId(8) } },
         Message::Lead { to: StoreId(2) },
+        Message::Pull { to: StoreId(2), behind: 7 },
+        Message::Heard,
     ]
 }
 
@@ -156,6 +158,16 @@ fn the_newest_leader_counts_and_silence_is_seen() {
     // One that is no node of the map does not count.
     reports.take(Nanos(20), report(9, 9));
     let nodes = || [1, 2, 3].map(NodeId).into_iter();
+    // Another node hears of it later, and does not go back behind what it knows itself.
+    let told = reports.tell(Nanos(40), 1 << 10);
+    let mut others = Reports::default();
+    others.take(Nanos(95), report(1, 6));
+    others.hear(Nanos(100), &told).expect("reports");
+    let health = others.health(Nanos(100), nodes());
+    assert_eq!((health.nodes[&NodeId(1)], health.nodes[&NodeId(2)]), (Nanos(95), Nanos(80)));
+    assert!(others.led().any(|led| led.term == 6));
+    assert!((0..told.len()).all(|end| others.hear(Nanos(100), &told[..end]).is_err()));
+    assert_eq!(Reports::default().tell(Nanos(1), 10), [1, 0, 0]);
     let health = reports.health(Nanos(30), nodes());
     assert_eq!(health.nodes[&NodeId(1)], Nanos(10));
     assert_eq!(health.nodes[&NodeId(3)], Nanos(30), "from when it was listened to");

@@ -12,11 +12,13 @@
 //! Must never know: who leads a group, sockets, NBD.
 
 mod bytes;
+mod handle;
 mod locks;
 mod sliced;
 mod writer;
 
-pub use sliced::{ClusterVolume, VolumeHandle, VolumeSpec};
+pub use handle::VolumeHandle;
+pub use sliced::{ClusterVolume, VolumeSpec};
 pub use writer::Writer;
 
 use crate::control::{ClusterVolumeId, PgId, Volume};
@@ -82,6 +84,9 @@ pub trait Groups {
 
     /// Asks for the right to write to a volume: its epoch.
     fn attach(&self, volume: ClusterVolumeId) -> LocalBox<Result<u64>>;
+
+    /// The newest epoch of a volume that this node has heard of.
+    fn newest_epoch(&self, volume: ClusterVolumeId) -> Option<u64>;
 
     /// Gives that right back.
     fn detach(&self, volume: ClusterVolumeId, epoch: u64);

@@ -1,11 +1,12 @@
-//! A volume of the cluster as one range of bytes, and the handles that write to it.
+//! A volume of the cluster as one range of bytes.
 //!
 //! Must never know: how proposals are made, who leads.
 
 use super::bytes::{BLOCK, cut, is_whole, touched};
-use super::locks::Locks;
+use super::handle::Right;
+use super::locks::{Hold, Locks};
 use super::writer::fenced;
-use super::{Groups, slice_id};
+use super::{Groups, VolumeHandle, slice_id};
 use crate::control::{ClusterVolumeId, PgId, Volume};
 use crate::runtime::Mutex;
 use crate::types::{Change, Outcome};
@@ -22,9 +23,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
-
-/// Blocks that one change zeroes.
-const ZERO_BLOCKS_MAX: u64 = 1 << 28;
 
 /// What a volume is, as the map has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +70,9 @@ struct Attachment {
 
 /// A volume that is open in this process. All its handles share it.
 pub struct ClusterVolume {
-    reactor: Reactor,
+    pub(super) reactor: Reactor,
     groups: Rc<dyn Groups>,
-    spec: VolumeSpec,
+    pub(super) spec: VolumeSpec,
     locks: Rc<Locks>,
     attachment: RefCell<Attachment>,
     /// One attaches, or readies a slice, at a time.
@@ -84,18 +82,11 @@ pub struct ClusterVolume {
     handles: Cell<usize>,
 }
 
-/// Somebody who has the volume open. What one is refused because another node has attached the
-/// volume, it is refused for ever; who opens the volume after that may attach it again.
-pub struct VolumeHandle {
-    volume: Rc<ClusterVolume>,
-    fencings: u64,
-}
-
 /// A part of a byte range inside one slice.
-struct Part {
-    slice: usize,
+pub(super) struct Part {
+    pub(super) slice: usize,
     /// Bytes of the slice.
-    bytes: Range<u64>,
+    pub(super) bytes: Range<u64>,
 }
 
 impl ClusterVolume {
@@ -124,7 +115,7 @@ impl ClusterVolume {
     #[must_use]
     pub fn open(self: &Rc<ClusterVolume>) -> VolumeHandle {
         self.handles.set(self.handles.get() + 1);
-        VolumeHandle { volume: Rc::clone(self), fencings: self.fencings.get() }
+        VolumeHandle::new(Rc::clone(self))
     }
 
     /// How many have it open.
@@ -133,7 +124,7 @@ impl ClusterVolume {
         self.handles.get()
     }
 
-    fn check(&self, offset: u64, length: u64) -> Result<Range<u64>> {
+    pub(super) fn check(&self, offset: u64, length: u64) -> Result<Range<u64>> {
         match offset.checked_add(length) {
             Some(end) if end <= self.spec.size_bytes => Ok(offset..end),
             _ => Err(Error::new(ErrorKind::Invalid, "the request reaches past the volume's end")),
@@ -141,7 +132,7 @@ impl ClusterVolume {
     }
 
     /// Cuts a range at slices, and into pieces of at most so many bytes.
-    fn parts(&self, bytes: &Range<u64>, bytes_max: u64) -> Vec<Part> {
+    pub(super) fn parts(&self, bytes: &Range<u64>, bytes_max: u64) -> Vec<Part> {
         let size = self.spec.slice_bytes;
         let mut parts = Vec::new();
         let mut at = bytes.start;
@@ -172,7 +163,7 @@ impl ClusterVolume {
         self.groups.read(group, volume, BlockIndex(blocks.start), count).await
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Vec<Buffer>> {
+    pub(super) async fn read(&self, offset: u64, length: u32) -> Result<Vec<Buffer>> {
         let bytes = self.check(offset, length.into())?;
         let mut buffers = Vec::new();
         for part in self.parts(&bytes, ATOMIC_WRITE_MAX_BYTES as u64) {
@@ -212,32 +203,30 @@ impl ClusterVolume {
         Ok(filled)
     }
 
-    async fn write_part(&self, handle: u64, part: Part, data: Buffer) -> Result<()> {
+    /// Writes inside a slice. What is around a partial block is read only when nobody else may write
+    /// any more: another node's write after that read would be undone.
+    pub(super) async fn write_part(&self, by: &Right, part: Part, data: Buffer) -> Result<()> {
         let (_, volume) = self.slice(part.slice);
         let first = BlockIndex(touched(&part.bytes).start);
         let whole = is_whole(&part.bytes);
         let hold = self.locks.hold(self.blocks_of(&part), !whole).await;
+        let epoch = self.ready(by, part.slice).await?;
         let data = if whole { data } else { self.filled(&part, &data).await? };
-        self.change(handle, part.slice, Change::Write { volume, first, data }, hold).await
+        self.change(epoch, part.slice, Change::Write { volume, first, data }, hold).await
     }
 
-    async fn zero_part(&self, handle: u64, part: Part, reserve: bool) -> Result<()> {
+    /// Zeroes whole blocks of a slice.
+    pub(super) async fn zero_part(&self, by: &Right, part: Part, reserve: bool) -> Result<()> {
         let (_, volume) = self.slice(part.slice);
         let blocks = touched(&part.bytes);
         let (first, count) = (BlockIndex(blocks.start), (blocks.end - blocks.start) as u32);
         let hold = self.locks.hold(self.blocks_of(&part), false).await;
+        let epoch = self.ready(by, part.slice).await?;
         let change = Change::Zero { volume, first, count, reserve };
-        self.change(handle, part.slice, change, hold).await
+        self.change(epoch, part.slice, change, hold).await
     }
 
-    async fn change(
-        &self,
-        handle: u64,
-        slice: usize,
-        change: Change,
-        hold: super::locks::Hold,
-    ) -> Result<()> {
-        let epoch = self.ready(handle, slice).await?;
+    async fn change(&self, epoch: u64, slice: usize, change: Change, hold: Hold) -> Result<()> {
         let (group, _) = self.slice(slice);
         let writer = self.groups.writer(group);
         let written = writer.write(epoch, vec![change], Some(hold)).await;
@@ -256,10 +245,12 @@ impl ClusterVolume {
         }
     }
 
-    fn check_handle(&self, handle: u64) -> Result<()> {
-        match handle == self.fencings.get() {
-            true => Ok(()),
-            false => Err(Error::new(
+    /// Whether a handle may write yet; `None` if it never did.
+    fn begun(&self, by: &Right) -> Result<bool> {
+        match by.fencings.get() {
+            None => Ok(false),
+            Some(fencings) if fencings == self.fencings.get() => Ok(true),
+            Some(_) => Err(Error::new(
                 ErrorKind::Busy,
                 "another node has attached the volume since it was opened: open it again",
             )),
@@ -268,26 +259,61 @@ impl ClusterVolume {
 
     /// The epoch to write to a slice with: attaches the volume and readies the slice, where that
     /// was not done.
-    async fn ready(&self, handle: u64, slice: usize) -> Result<u64> {
+    async fn ready(&self, by: &Right, slice: usize) -> Result<u64> {
         let known = || {
             let attachment = self.attachment.borrow();
             attachment.epoch.filter(|_| attachment.ready.contains(&slice))
         };
-        self.check_handle(handle)?;
-        if let Some(epoch) = known() {
+        if self.begun(by)?
+            && let Some(epoch) = known()
+        {
             return Ok(epoch);
         }
         let _one_at_a_time = self.attaching.lock().await;
-        self.check_handle(handle)?;
-        if let Some(epoch) = known() {
+        if self.begun(by)? {
+            if let Some(epoch) = known() {
+                return Ok(epoch);
+            }
+            let epoch = self.attached().await?;
+            self.make_ready(slice, epoch).await?;
             return Ok(epoch);
         }
+        let epoch = self.take_over(slice).await?;
+        by.fencings.set(Some(self.fencings.get()));
+        Ok(epoch)
+    }
+
+    /// The epoch to write with; asks for the right to write if nobody here has it.
+    async fn attached(&self) -> Result<u64> {
         let held = self.attachment.borrow().epoch;
         let epoch = match held {
             Some(epoch) => epoch,
             None => self.groups.attach(self.spec.id).await?,
         };
         self.attachment.borrow_mut().epoch = Some(epoch);
+        Ok(epoch)
+    }
+
+    /// For a handle's first write: what others here hold may have been lost without their knowing,
+    /// so it is tried; if it was lost, the right to write is asked for anew.
+    async fn take_over(&self, slice: usize) -> Result<u64> {
+        let held = self.attachment.borrow().epoch;
+        if let Some(held) = held {
+            match self.groups.newest_epoch(self.spec.id) {
+                Some(newest) if newest > held => self.lost(held),
+                _ => match self.make_ready(slice, held).await {
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    made => return made.map(|()| held),
+                },
+            }
+        }
+        let epoch = self.attached().await?;
+        self.make_ready(slice, epoch).await?;
+        Ok(epoch)
+    }
+
+    /// Has a slice refuse older epochs, and sees to it that it exists.
+    async fn make_ready(&self, slice: usize, epoch: u64) -> Result<()> {
         let (group, volume) = self.slice(slice);
         match self.groups.fence(group, volume, epoch).await? {
             Outcome::Fenced { epoch: newer } => {
@@ -308,10 +334,26 @@ impl ClusterVolume {
         }
         created?;
         self.attachment.borrow_mut().ready.insert(slice);
-        Ok(epoch)
+        Ok(())
     }
 
-    async fn extents(&self, offset: u64, length: u64, extents_max: usize) -> Result<Vec<Extent>> {
+    /// One handle less; with the last one goes the right to write.
+    pub(super) fn release(&self) {
+        self.handles.set(self.handles.get() - 1);
+        if self.handles.get() == 0 {
+            let attachment = self.attachment.take();
+            if let Some(epoch) = attachment.epoch {
+                self.groups.detach(self.spec.id, epoch);
+            }
+        }
+    }
+
+    pub(super) async fn extents(
+        &self,
+        offset: u64,
+        length: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>> {
         let bytes = self.check(offset, length)?;
         let mut extents: Vec<Extent> = Vec::new();
         for part in self.parts(&bytes, u64::MAX) {
@@ -350,135 +392,8 @@ fn push(extents: &mut Vec<Extent>, length: u64, mapping: Mapping, extents_max: u
     true
 }
 
-impl VolumeHandle {
-    /// The volume.
-    #[must_use]
-    pub fn volume(&self) -> &Rc<ClusterVolume> {
-        &self.volume
-    }
-
-    /// Reads; the buffers together have exactly `length` bytes.
-    ///
-    /// # Errors
-    /// `Invalid` past the end, `Failed` if nobody leads a group in time, `Corrupt` if what is
-    /// stored does not prove itself.
-    pub async fn read(&self, offset: u64, length: u32) -> Result<Vec<Buffer>> {
-        self.volume.read(offset, length).await
-    }
-
-    /// Writes at most [`ATOMIC_WRITE_MAX_BYTES`]; durable on a quorum when it returns, and atomic
-    /// inside one slice.
-    ///
-    /// # Errors
-    /// `Invalid` past the end or too long; `Busy` if another node has attached the volume;
-    /// `NoSpace` if a store is full; `Failed` if nobody knows what became of it.
-    pub async fn write(&self, offset: u64, mut data: Buffer) -> Result<()> {
-        let bytes = self.volume.check(offset, data.len() as u64)?;
-        if data.len() > ATOMIC_WRITE_MAX_BYTES {
-            let why = format!("a write has at most {ATOMIC_WRITE_MAX_BYTES} bytes");
-            return Err(Error::new(ErrorKind::Invalid, why));
-        }
-        let mut parts = self.volume.parts(&bytes, u64::MAX);
-        let mut result = Ok(());
-        while parts.len() > 1 {
-            let part = parts.remove(0);
-            let (own, rest) = data.split_at((part.bytes.end - part.bytes.start) as usize);
-            data = rest;
-            result = result.and(self.volume.write_part(self.fencings, part, own).await);
-        }
-        match parts.pop() {
-            Some(part) => result.and(self.volume.write_part(self.fencings, part, data).await),
-            None => result,
-        }
-    }
-
-    /// Makes a range read as zeroes; whole blocks give their space back, or keep it if `reserve`.
-    ///
-    /// # Errors
-    /// As [`VolumeHandle::write`].
-    pub async fn write_zeroes(&self, offset: u64, length: u64, reserve: bool) -> Result<()> {
-        let bytes = self.volume.check(offset, length)?;
-        let first = bytes.start.next_multiple_of(BLOCK);
-        let after = self.whole_end(bytes.end);
-        if first >= after {
-            return self.write_zero_bytes(bytes).await;
-        }
-        self.write_zero_bytes(bytes.start..first).await?;
-        for part in self.volume.parts(&(first..after), ZERO_BLOCKS_MAX * BLOCK) {
-            self.volume.zero_part(self.fencings, part, reserve).await?;
-        }
-        self.write_zero_bytes(after.min(bytes.end)..bytes.end).await
-    }
-
-    /// Gives a range's whole blocks back; they read as zeroes. Partial blocks are left alone.
-    ///
-    /// # Errors
-    /// As [`VolumeHandle::write`].
-    pub async fn trim(&self, offset: u64, length: u64) -> Result<()> {
-        let bytes = self.volume.check(offset, length)?;
-        let (first, after) = (bytes.start.next_multiple_of(BLOCK), self.whole_end(bytes.end));
-        if first < after {
-            for part in self.volume.parts(&(first..after), ZERO_BLOCKS_MAX * BLOCK) {
-                self.volume.zero_part(self.fencings, part, false).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The extents from `offset` on: at least one, at most `extents_max`, covering at most `length`
-    /// bytes.
-    ///
-    /// # Errors
-    /// As [`VolumeHandle::read`].
-    pub async fn extents(
-        &self,
-        offset: u64,
-        length: u64,
-        extents_max: usize,
-    ) -> Result<Vec<Extent>> {
-        self.volume.extents(offset, length, extents_max).await
-    }
-
-    /// Blocks before `end` that are covered whole: the volume's last block counts, even if short.
-    fn whole_end(&self, end: u64) -> u64 {
-        match end == self.volume.spec.size_bytes {
-            true => end,
-            false => end - end % BLOCK,
-        }
-    }
-
-    async fn write_zero_bytes(&self, bytes: Range<u64>) -> Result<()> {
-        if bytes.start >= bytes.end {
-            return Ok(());
-        }
-        let length = (bytes.end - bytes.start) as usize;
-        let mut zeroes = self.volume.reactor.pool().allocate(length);
-        zeroes.fill(0);
-        self.write(bytes.start, zeroes).await
-    }
-}
-
-impl Drop for VolumeHandle {
-    fn drop(&mut self) {
-        let volume = &self.volume;
-        volume.handles.set(volume.handles.get() - 1);
-        if volume.handles.get() == 0 {
-            let attachment = volume.attachment.take();
-            if let Some(epoch) = attachment.epoch {
-                volume.groups.detach(volume.spec.id, epoch);
-            }
-        }
-    }
-}
-
 impl fmt::Debug for ClusterVolume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ClusterVolume({:?})", self.spec.name)
-    }
-}
-
-impl fmt::Debug for VolumeHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VolumeHandle({:?})", self.volume.spec.name)
     }
 }

@@ -159,6 +159,33 @@ async fn share(reactor: &Reactor, nodes: &[Node]) {
     again.write(512, filled(reactor, 1 << 20, 4)).await.expect("writes as much");
     assert_eq!(contents(&first, 512, 1 << 20).await, vec![4; 1 << 20]);
     assert!(second.write(0, filled(reactor, 512, 1)).await.is_err());
+    take_turns(reactor, nodes).await;
+}
+
+/// Who opens the volume anew takes it over, also on a node that does not know yet that it lost it;
+/// and what another node wrote before that is not undone by writes of parts of blocks.
+async fn take_turns(reactor: &Reactor, nodes: &[Node]) {
+    let open = |node: usize| nodes[node].open_volume("vm0").expect("is there");
+    let kept = [open(0), open(2)];
+    for turn in 0..6 {
+        let opened = open(if turn % 2 == 0 { 0 } else { 2 });
+        let part = filled(reactor, 512, 100 + turn as u8);
+        opened.write(4096 + 512 * turn, part).await.expect("takes over");
+        // What nobody wrote meanwhile needs no other right than before.
+        opened.write((16 << 20) + 8192, filled(reactor, 4096, 1)).await.expect("writes");
+    }
+    let expected: Vec<u8> = (100..106).flat_map(|fill| vec![fill; 512]).collect();
+    assert_eq!(contents(&kept[0], 4096, 6 * 512).await, expected);
+    // Two that write at once to one block: whoever is refused has changed nothing.
+    for round in 0..8_u8 {
+        let (left, right) = (open(0), open(2));
+        let (a, b) = (filled(reactor, 512, round), filled(reactor, 512, 50 + round));
+        let writes = futures_util::future::join(left.write(8192, a), right.write(8704, b));
+        let (a, b) = writes.await;
+        let read = contents(&kept[1], 8192, 1024).await;
+        assert!(a.is_err() || read[..512] == [round; 512], "round {round}: {a:?}, {b:?}");
+        assert!(b.is_err() || read[512..] == [50 + round; 512], "round {round}: {a:?}, {b:?}");
+    }
 }
 
 fn run(seed: u64) -> u64 {
