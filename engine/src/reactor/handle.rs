@@ -6,22 +6,22 @@
 
 use super::backend::{Backend, Wait};
 use super::executor::{Executor, Task};
-use super::remote::{Remote, Shared};
+use super::remote::{Doorbell, Remote, Shared};
 use super::ring::RingBackend;
 use super::timers::{TimerKey, Timers};
 use super::{Address, BlockDevice, DeviceOptions, Listener, RandomStream, Stream};
 use crate::buffer::{BufferPool, PoolOptions};
 use crate::error::Result;
 use crate::units::Nanos;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -102,7 +102,16 @@ impl Reactor {
 
     /// The shared part, on any backend.
     pub(super) fn with_backend(backend: Box<dyn Backend>, pool: BufferPool) -> Reactor {
-        let shared = Arc::new(Shared::new(backend.doorbell()));
+        let doorbell = backend.doorbell();
+        Reactor::with_doorbell(backend, doorbell, pool)
+    }
+
+    fn with_doorbell(
+        backend: Box<dyn Backend>,
+        doorbell: Arc<dyn Doorbell>,
+        pool: BufferPool,
+    ) -> Reactor {
+        let shared = Arc::new(Shared::new(doorbell));
         let inner = Inner {
             executor: Executor::new(Arc::clone(&shared)),
             timers: Timers::default(),
@@ -323,6 +332,29 @@ impl Inner {
         None
     }
 
+    /// A turn inside another reactor's: tasks and timers only. Whether more could be done at once,
+    /// and else when.
+    fn guest_turn(&self) -> (bool, Option<Nanos>) {
+        let _entered = self.executor.enter();
+        self.shared.end_sleep();
+        self.now.set(None);
+        self.turns.set(self.turns.get() + 1);
+        let mut budget = TASKS_PER_TURN_MAX;
+        loop {
+            self.run_ready(&mut budget);
+            if self.timers.next_deadline().is_some_and(|deadline| deadline <= self.now()) {
+                self.timers.fire(self.now());
+            }
+            if self.executor.ready_len() == 0 || budget == 0 {
+                break;
+            }
+        }
+        // Whoever asks from outside does not want the time of this turn.
+        self.now.set(None);
+        let idle = self.executor.ready_len() == 0 && self.shared.prepare_sleep();
+        (!idle, self.timers.next_deadline())
+    }
+
     fn run_ready(&self, budget: &mut u64) {
         self.executor.take_remote(budget);
         let before = *budget;
@@ -340,6 +372,71 @@ impl Inner {
     fn shutdown(&self) {
         self.executor.close();
         self.backend.shutdown();
+    }
+}
+
+/// A reactor that runs in the turns of another one: a machine of a simulated world.
+pub(super) struct Guest {
+    reactor: Reactor,
+    rouse: Arc<Rouse>,
+    paused: Cell<bool>,
+}
+
+/// Wakes the task that runs a guest.
+#[derive(Default)]
+struct Rouse {
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Doorbell for Rouse {
+    fn ring(&self) {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Guest {
+    /// A reactor on `backend`, and what runs it.
+    pub(super) fn new(backend: Box<dyn Backend>, pool: BufferPool) -> (Reactor, Rc<Guest>) {
+        let rouse = Arc::new(Rouse::default());
+        let doorbell = Arc::clone(&rouse) as Arc<dyn Doorbell>;
+        let reactor = Reactor::with_doorbell(backend, doorbell, pool);
+        let guest = Guest { reactor: reactor.clone(), rouse, paused: Cell::new(false) };
+        (reactor, Rc::new(guest))
+    }
+
+    /// Runs no tasks for a while, or goes on.
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.set(paused);
+        self.rouse.ring();
+    }
+
+    /// Runs it in the turns of `host`, for ever. `reaches`: when the host's clock has come to where
+    /// the guest's shows a time.
+    pub(super) async fn run(self: Rc<Guest>, host: Reactor, reaches: impl Fn(Nanos) -> Nanos) {
+        let sleep: RefCell<Option<Sleep>> = RefCell::default();
+        poll_fn(|context| {
+            let waker = Some(context.waker().clone());
+            *self.rouse.waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
+            while !self.paused.get() {
+                let (busy, deadline) = self.reactor.inner.guest_turn();
+                if busy {
+                    context.waker().wake_by_ref();
+                    break;
+                }
+                let Some(at) = deadline.map(&reaches) else { break };
+                let mut sleep = sleep.borrow_mut();
+                if sleep.as_ref().is_none_or(|sleep| sleep.deadline != at) {
+                    *sleep = Some(host.sleep_until(at));
+                }
+                let waiting = sleep.as_mut().map(|sleep| Pin::new(sleep).poll(context));
+                if waiting != Some(Poll::Ready(())) {
+                    break;
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 

@@ -112,8 +112,8 @@ impl Reports {
         self.newest.insert(report.node, (now, report));
     }
 
-    /// What was heard, for another node: version u8, u16 reports, each its age in ns u64, length u32 and bytes.
-    /// As many as `bytes_max` has room for.
+    /// What was heard, for another node: version u8, u16 reports, each its age in ns u64, length
+    /// u32 and bytes. As many as `bytes_max` has room for.
     pub(super) fn tell(&self, now: Nanos, bytes_max: usize) -> Vec<u8> {
         let mut into = vec![VERSION, 0, 0];
         let mut count = 0u16;

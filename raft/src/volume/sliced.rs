@@ -203,8 +203,8 @@ impl ClusterVolume {
         Ok(filled)
     }
 
-    /// Writes inside a slice. What is around a partial block is read only when nobody else may write
-    /// any more: another node's write after that read would be undone.
+    /// Writes inside a slice. What is around a partial block is read only when nobody else may
+    /// write any more: another node's write after that read would be undone.
     pub(super) async fn write_part(&self, by: &Right, part: Part, data: Buffer) -> Result<()> {
         let (_, volume) = self.slice(part.slice);
         let first = BlockIndex(touched(&part.bytes).start);

@@ -3,6 +3,7 @@
 //! Must never know: tasks.
 
 use super::device;
+use super::machine::Clock;
 use super::net;
 use super::world::{Core, Process, World};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,17 +41,25 @@ pub(super) struct SimBackend {
     core: Rc<Core>,
     process: Rc<Process>,
     doorbell: Arc<Flag>,
+    /// The machine's, if it is not the world's.
+    clock: Option<Clock>,
 }
 
 impl SimBackend {
     pub(super) fn new(world: World, core: Rc<Core>, process: Rc<Process>) -> SimBackend {
-        SimBackend { _world: world, core, process, doorbell: Arc::default() }
+        let doorbell = Arc::default();
+        SimBackend { _world: world, core, process, doorbell, clock: None }
+    }
+
+    pub(super) fn with_clock(self, clock: Clock) -> SimBackend {
+        SimBackend { clock: Some(clock), ..self }
     }
 }
 
 impl Backend for SimBackend {
     fn now(&self) -> Nanos {
-        self.core.now()
+        let world = self.core.now();
+        self.clock.map_or(world, |clock| clock.shows(world))
     }
 
     fn park(&self, wait: Wait) {

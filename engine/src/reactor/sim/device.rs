@@ -35,6 +35,13 @@ pub(super) struct Flight {
     first_step: Option<FirstStep>,
 }
 
+impl Flight {
+    /// Whether a process has it under way.
+    pub(super) fn is_of(&self, process: &Rc<Process>) -> bool {
+        Rc::ptr_eq(&self.device.process, process)
+    }
+}
+
 /// What the handle and its operations share.
 struct DeviceCore {
     core: Rc<Core>,

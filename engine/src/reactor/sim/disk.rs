@@ -151,6 +151,11 @@ impl SimDisk {
         &self.disk
     }
 
+    /// Its host has no power any more.
+    pub(super) fn lose_power(&self, core: &Core) {
+        self.disk.power_loss(core);
+    }
+
     /// Where it is opened.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -71,6 +71,8 @@ pub enum FaultKind {
     NetCut,
     /// A sender had to wait for room.
     NetFull,
+    /// A bit of what was sent over TCP changed.
+    NetGarble,
 }
 
 /// How many kinds there are.
@@ -78,7 +80,7 @@ const KINDS: usize = FaultKind::ALL.len();
 
 impl FaultKind {
     /// All kinds, in order.
-    pub const ALL: [FaultKind; 21] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::ReadError,
         FaultKind::BadBlock,
         FaultKind::WriteError,
@@ -100,6 +102,7 @@ impl FaultKind {
         FaultKind::NetStall,
         FaultKind::NetCut,
         FaultKind::NetFull,
+        FaultKind::NetGarble,
     ];
 }
 
@@ -259,6 +262,8 @@ pub struct NetFaults {
     pub split: Chance,
     /// Per piece on its way: [`FaultKind::NetCut`].
     pub cut: Chance,
+    /// Per piece on its way over TCP: [`FaultKind::NetGarble`].
+    pub garble: Chance,
     /// Bytes of one direction that may be sent and not yet received.
     pub buffer_bytes: usize,
 }
@@ -269,6 +274,7 @@ impl Default for NetFaults {
             latency: Latency::around(Duration::from_micros(10)),
             split: Chance::NEVER,
             cut: Chance::NEVER,
+            garble: Chance::NEVER,
             buffer_bytes: 208 << 10,
         }
     }

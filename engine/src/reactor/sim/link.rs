@@ -5,6 +5,7 @@
 //! Must never know: who polls, the protocol.
 
 use super::faults::FaultKind;
+use super::machine::Host;
 use super::net::NetEvent;
 use super::trace::Step;
 use super::world::{Core, Event, Process};
@@ -63,6 +64,7 @@ pub(super) struct Link {
     pub(super) core: Rc<Core>,
     processes: [Rc<Process>; 2],
     pub(super) pipes: [RefCell<Pipe>; 2],
+    tcp: bool,
 }
 
 impl Pipe {
@@ -153,9 +155,19 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 impl Link {
-    pub(super) fn new(core: &Rc<Core>, processes: [&Rc<Process>; 2]) -> Rc<Link> {
+    pub(super) fn new(core: &Rc<Core>, processes: [&Rc<Process>; 2], tcp: bool) -> Rc<Link> {
         let pipes = [RefCell::new(Pipe::new()), RefCell::new(Pipe::new())];
-        Rc::new(Link { core: Rc::clone(core), processes: processes.map(Rc::clone), pipes })
+        Rc::new(Link { core: Rc::clone(core), processes: processes.map(Rc::clone), pipes, tcp })
+    }
+
+    /// The host of an end.
+    pub(super) fn host(&self, end: usize) -> Option<Host> {
+        self.processes[end].host
+    }
+
+    /// Whether a process of this host had it and is dead.
+    pub(super) fn is_left_by(&self, host: Host) -> bool {
+        (0..2).any(|end| self.host(end) == Some(host) && !self.is_alive(end))
     }
 
     /// Takes as much of the message as there is room for, and sends it on its way.
@@ -171,6 +183,12 @@ impl Link {
         if taken > 0 && net.cut(core) {
             drop((net, pipe));
             return self.reset();
+        }
+        if self.tcp
+            && let Some((at, bits)) = net.garble(core, taken)
+        {
+            let start = pipe.bytes.len() - taken;
+            pipe.bytes[start + at] ^= bits;
         }
         core.note(Step::NetSend, &[direction as u64, taken as u64]);
         while taken > 0 {

@@ -39,8 +39,19 @@
 //! - `Stall` delays an operation by up to `stall_max`, `NetStall` bytes and what is behind them.
 //! - `NetSplit` cuts what is handed over at any byte. `NetCut` resets a connection, and what is on
 //!   its way is lost: a receiver has a beginning of what was sent, then an error.
+//! - `NetGarble` changes one bit of what is sent over TCP: its checksum does not find everything.
 //! - `Torn` and `NetFull` are part of the promises above, counted to show that they were met: a
 //!   power loss took something, a sender waited for room.
+//!
+//! # Machines
+//! A [`Machine`] is a host of its own, in the turns of one reactor: with a clock that starts where
+//! it likes and is faster or slower than the world's, and disks that the world's user says are its.
+//! - It is killed or loses its power alone. Killed: its kernel closes its sockets. Without power:
+//!   whoever it was connected to hears nothing until the host is there again; then connections of
+//!   its former life are reset.
+//! - It is paused: no task runs, no timer fires; disks and sockets go on.
+//! - Cuts, from host to host and so perhaps one way only: bytes, ends of streams and new
+//!   connections stay on the way until the cut is lifted. Nothing is lost by a cut alone.
 //!
 //! Damage at rest lies over the disk as it should be: [`SimDisk::heal`] lifts it, and
 //! [`SimDisk::corruptions`] tells of each whether it was read or overwritten since.
@@ -57,6 +68,7 @@ mod faults;
 mod inject;
 mod ledger;
 mod link;
+mod machine;
 mod medium;
 mod net;
 mod stream;
@@ -66,4 +78,5 @@ mod world;
 pub use disk::{Damage, Image, SimDisk};
 pub use faults::{Chance, DiskFaults, FaultCounts, FaultId, FaultKind, Latency, NetFaults};
 pub use ledger::Corruption;
+pub use machine::{Host, Machine, MachineOptions};
 pub use world::{Crash, Stop, World, WorldOptions};

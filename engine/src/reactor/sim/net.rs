@@ -5,6 +5,7 @@
 
 use super::faults::{Dice, FaultKind, Latency, NetFaults};
 use super::link::Link;
+use super::machine::Host;
 use super::stream::SimStream;
 use super::trace::Step;
 use super::world::{Core, Event, Process};
@@ -34,6 +35,14 @@ pub(super) struct Net {
     abandoned: BTreeSet<PathBuf>,
     next_port: u16,
     links: Vec<Weak<Link>>,
+    /// Whose bytes do not reach whom.
+    cuts: BTreeSet<(Host, Host)>,
+    /// Hosts without power.
+    dark: BTreeSet<Host>,
+    /// The host that listened at an address last.
+    hosts: BTreeMap<Address, Host>,
+    /// What cuts keep on its way, in order.
+    held: Vec<NetEvent>,
 }
 
 /// Something that happens to sockets.
@@ -83,6 +92,34 @@ impl Net {
             abandoned: BTreeSet::new(),
             next_port: PORT_FIRST,
             links: Vec::new(),
+            cuts: BTreeSet::new(),
+            dark: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+            held: Vec::new(),
+        }
+    }
+
+    /// Whether nothing comes from one host to another now.
+    fn is_cut(&self, from: Option<Host>, to: Option<Host>) -> bool {
+        let dark = |host: Option<Host>| host.is_some_and(|host| self.dark.contains(&host));
+        let cut = from.zip(to).is_some_and(|way| self.cuts.contains(&way));
+        cut || dark(from) || dark(to)
+    }
+
+    fn holds_back(&self, event: &NetEvent) -> bool {
+        match event {
+            NetEvent::Connect(connecting) => {
+                let (own, other) =
+                    (connecting.process.host, self.hosts.get(&connecting.address).copied());
+                self.is_cut(own, other) || self.is_cut(other, own)
+            }
+            NetEvent::Arrive(link, direction, _) | NetEvent::End(link, direction) => {
+                self.is_cut(link.host(*direction), link.host(1 - direction))
+            }
+            NetEvent::Gone(link, direction) => {
+                self.is_cut(link.host(1 - direction), link.host(*direction))
+            }
+            NetEvent::Sent(..) => false,
         }
     }
 
@@ -122,6 +159,16 @@ impl Net {
     /// Whether the connection breaks now.
     pub(super) fn cut(&mut self, core: &Core) -> bool {
         self.faults.cut.hits(self.dice.of(FaultKind::NetCut)) && core.inject(FaultKind::NetCut)
+    }
+
+    /// Where among `len` bytes a bit changes, and which, if one does.
+    pub(super) fn garble(&mut self, core: &Core, len: usize) -> Option<(usize, u8)> {
+        let dice = self.dice.of(FaultKind::NetGarble);
+        if len == 0 || !self.faults.garble.hits(dice) {
+            return None;
+        }
+        let (at, bit) = (dice.below(len as u64) as usize, dice.below(8) as u8);
+        core.inject(FaultKind::NetGarble).then_some((at, 1 << bit))
     }
 
     fn free_port(&mut self) -> u16 {
@@ -183,6 +230,9 @@ pub(super) fn listen(
         waiting: RefCell::default(),
         waker: RefCell::default(),
     });
+    if let Some(host) = process.host {
+        net.hosts.insert(address.clone(), host);
+    }
     net.listeners.insert(address, Rc::clone(&acceptor));
     Ok(Rc::new(SimListener { acceptor }))
 }
@@ -272,7 +322,8 @@ fn arrive(core: &Rc<Core>, connecting: &Rc<Connecting>) {
     let mut net = core.net.borrow_mut();
     let result = match net.find(&connecting.address).map(Rc::clone) {
         Some(acceptor) if acceptor.waiting.borrow().len() < BACKLOG_MAX => {
-            let link = Link::new(core, [&connecting.process, &acceptor.process]);
+            let tcp = matches!(connecting.address, Address::Tcp(_));
+            let link = Link::new(core, [&connecting.process, &acceptor.process], tcp);
             net.add_link(&link);
             let (to_server, to_client) = peers(&mut net, connecting, &acceptor);
             acceptor.waiting.borrow_mut().push_back(SimStream::end(&link, 1, to_client));
@@ -310,6 +361,12 @@ fn peers(net: &mut Net, connecting: &Connecting, acceptor: &Acceptor) -> (String
 
 /// Something happens to a socket.
 pub(super) fn perform(core: &Rc<Core>, event: NetEvent) {
+    {
+        let mut net = core.net.borrow_mut();
+        if net.holds_back(&event) {
+            return net.held.push(event);
+        }
+    }
     match event {
         NetEvent::Connect(connecting) => arrive(core, &connecting),
         NetEvent::Arrive(link, direction, len) => link.bytes_arrive(direction, len),
@@ -329,8 +386,12 @@ pub(super) fn crash(core: &Core) {
         }
     }
     let links = net.living_links();
+    let held = std::mem::take(&mut net.held);
     net.links.clear();
+    net.cuts.clear();
+    net.dark.clear();
     drop(net);
+    drop(held);
     links.iter().for_each(|link| link.kill());
 }
 
@@ -343,4 +404,50 @@ pub(super) fn close_process(core: &Core, process: u64) {
     drop(net);
     links.iter().for_each(|link| link.close_process(process));
     drop(gone);
+}
+
+/// Sets the cuts. What they kept on its way and do not any more goes on.
+pub(super) fn set_cuts(core: &Core, cuts: BTreeSet<(Host, Host)>) {
+    core.net.borrow_mut().cuts = cuts;
+    release(core);
+}
+
+/// Lets all that is held back try again, in order.
+fn release(core: &Core) {
+    let held = std::mem::take(&mut core.net.borrow_mut().held);
+    held.into_iter().for_each(|event| core.schedule(Duration::ZERO, Event::Net(event)));
+}
+
+/// The process of a host was killed: the kernel closes its sockets.
+pub(super) fn host_process_dies(core: &Core, process: u64) {
+    let mut net = core.net.borrow_mut();
+    let listeners = net.listeners.iter().filter(|(_, a)| a.process.number == process);
+    let paths = listeners.filter_map(|(address, _)| match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    });
+    let paths: Vec<PathBuf> = paths.collect();
+    net.abandoned.extend(paths);
+    drop(net);
+    close_process(core, process);
+}
+
+/// A host has no power any more: it is silent.
+pub(super) fn host_is_dark(core: &Core, host: Host, process: u64) {
+    let mut net = core.net.borrow_mut();
+    net.dark.insert(host);
+    let gone = net.listeners.extract_if(.., |_, acceptor| acceptor.process.number == process);
+    let gone: Vec<_> = gone.collect();
+    drop(net);
+    drop(gone);
+}
+
+/// A host is there again: who is still connected to its former life is told.
+pub(super) fn host_is_back(core: &Core, host: Host) {
+    let mut net = core.net.borrow_mut();
+    net.dark.remove(&host);
+    let links = net.living_links();
+    drop(net);
+    links.iter().filter(|link| link.is_left_by(host)).for_each(|link| link.kill());
+    release(core);
 }

@@ -9,6 +9,7 @@ use super::device::{self, Flight};
 use super::disk::{DiskCore, SimDisk};
 use super::events::Events;
 use super::faults::{FaultCounts, FaultId, FaultKind, Injected, NetFaults};
+use super::machine::Host;
 use super::net::{Net, NetEvent};
 use super::trace::{Step, Trace};
 use crate::buffer::{BufferPool, PoolOptions};
@@ -111,6 +112,8 @@ pub(super) struct Core {
 /// One reactor's place in the world.
 pub(super) struct Process {
     pub(super) number: u64,
+    /// The host it is on, for cuts of the network.
+    pub(super) host: Option<Host>,
     pub(super) life: u64,
     pub(super) closed: Cell<bool>,
     /// Device operations.
@@ -210,6 +213,11 @@ impl Core {
         }
     }
 
+    /// Takes out of what is to happen.
+    pub(super) fn take_events(&self, mut picks: impl FnMut(&Event) -> bool) -> Vec<Event> {
+        self.events.borrow_mut().take_if(|_, event| picks(event))
+    }
+
     /// Goes on until the device operations of `process` have ended.
     pub(super) fn drain(self: &Rc<Core>, process: &Process) {
         while process.in_flight.get() > 0 {
@@ -285,19 +293,29 @@ impl World {
     /// Starts a process: a reactor in this world. End it with [`Reactor::shutdown`].
     #[must_use]
     pub fn reactor(&self) -> Reactor {
+        let process = self.process(None);
+        let backend = SimBackend::new(self.clone(), Rc::clone(&self.core), Rc::new(process));
+        let pool = BufferPool::new(self.core.options.pool);
+        Reactor::with_backend(Box::new(backend), pool)
+    }
+
+    /// A new process.
+    pub(super) fn process(&self, host: Option<Host>) -> Process {
         let number = self.core.processes.get();
         self.core.processes.set(number + 1);
         self.core.note(Step::Process, &[number]);
-        let process = Process {
+        Process {
             number,
+            host,
             life: self.core.life.get(),
             closed: Cell::new(false),
             in_flight: Cell::new(0),
             ops_submitted: Cell::new(0),
-        };
-        let backend = SimBackend::new(self.clone(), Rc::clone(&self.core), Rc::new(process));
-        let pool = BufferPool::new(self.core.options.pool);
-        Reactor::with_backend(Box::new(backend), pool)
+        }
+    }
+
+    pub(super) fn core(&self) -> &Rc<Core> {
+        &self.core
     }
 
     /// Runs `future` and all tasks of `reactor` until `future` is done, or until `stop`: then

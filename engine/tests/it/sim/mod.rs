@@ -3,6 +3,7 @@
 mod basics;
 mod disks;
 mod groups;
+mod machines;
 mod repeats;
 mod sockets;
 mod stores;
