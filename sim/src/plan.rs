@@ -57,6 +57,36 @@ pub enum Class {
     Power,
     /// Ready tasks run in any order.
     Shuffle,
+    /// In a cluster: nodes are killed.
+    NodeKill,
+    /// Hosts lose their power.
+    NodePower,
+    /// Nodes are ended in order and started again.
+    NodeStop,
+    /// All hosts lose their power at once.
+    Blackout,
+    /// A host is cut off from all others.
+    Isolate,
+    /// Bytes go one way only between two hosts.
+    OneWay,
+    /// Two halves that see each other through one host only.
+    Bridge,
+    /// A host stands still for a while.
+    Pause,
+    /// A disk is far slower than the others for a while.
+    SlowDisk,
+    /// A disk fails writes until its node starts again.
+    DiskFails,
+    /// A host loses its disk, and gets an empty one.
+    Wipe,
+    /// Bits change on the way between nodes.
+    Garble,
+    /// Clocks are apart, and go fast or slow.
+    Clocks,
+    /// Clients take volumes over from each other all the time.
+    Takeover,
+    /// Two troubles at once.
+    Double,
 }
 
 impl Class {
@@ -86,6 +116,33 @@ impl Class {
         (Class::Shuffle, 80),
     ];
 
+    /// The classes of clusters, and in how many of their seeds of 100 each is.
+    pub const CLUSTER: [(Class, u64); 23] = [
+        (Class::Latency, 60),
+        (Class::Stall, 15),
+        (Class::Split, 30),
+        (Class::Cut, 15),
+        (Class::Narrow, 10),
+        (Class::Partial, 60),
+        (Class::Zeroes, 60),
+        (Class::Shuffle, 80),
+        (Class::NodeKill, 50),
+        (Class::NodePower, 50),
+        (Class::NodeStop, 30),
+        (Class::Blackout, 15),
+        (Class::Isolate, 40),
+        (Class::OneWay, 25),
+        (Class::Bridge, 15),
+        (Class::Pause, 35),
+        (Class::SlowDisk, 20),
+        (Class::DiskFails, 15),
+        (Class::Wipe, 15),
+        (Class::Garble, 15),
+        (Class::Clocks, 40),
+        (Class::Takeover, 40),
+        (Class::Double, 30),
+    ];
+
     /// Its name on the command line.
     #[must_use]
     pub fn name(self) -> String {
@@ -95,7 +152,8 @@ impl Class {
     /// The class of that name.
     #[must_use]
     pub fn find(name: &str) -> Option<Class> {
-        Class::ALL.into_iter().map(|(class, _)| class).find(|class| class.name() == name)
+        let all = Class::ALL.into_iter().chain(Class::CLUSTER).map(|(class, _)| class);
+        all.into_iter().find(|class| class.name() == name)
     }
 }
 
@@ -112,6 +170,8 @@ pub struct Limits {
     pub skip: BTreeSet<FaultId>,
     /// A store that is broken on purpose, to see that it is noticed.
     pub canary: Option<Canary>,
+    /// Clusters instead of single stores.
+    pub cluster: bool,
 }
 
 /// Ways to break the harness on purpose.
@@ -161,7 +221,7 @@ pub struct Plan {
 }
 
 /// Chance of `low` to `high` in a million.
-fn chance(random: &mut RandomStream, low: u64, high: u64) -> Chance {
+pub fn chance(random: &mut RandomStream, low: u64, high: u64) -> Chance {
     Chance((low + random.below(high - low)) as u32)
 }
 
@@ -170,14 +230,7 @@ impl Plan {
     #[must_use]
     pub fn draw(seed: u64, limits: &Limits) -> Plan {
         let mut random = RandomStream::named(seed, "plan");
-        let classes: BTreeSet<Class> = Class::ALL
-            .into_iter()
-            .filter(|(class, percent)| {
-                RandomStream::named(seed, &class.name()).below(100) < *percent
-                    && !limits.without.contains(class)
-            })
-            .map(|(class, _)| class)
-            .collect();
+        let classes = Plan::classes(seed, limits);
         let heavy = classes.contains(&Class::Heavy);
         let lives = 3 + random.below(8) as u32;
         let requests = 10 + random.below(50) as u32;
@@ -200,6 +253,17 @@ impl Plan {
             plan.disk.sync_lied = Chance(300_000);
         }
         plan
+    }
+
+    /// Classes of trouble in a seed.
+    #[must_use]
+    pub fn classes(seed: u64, limits: &Limits) -> BTreeSet<Class> {
+        let all: &[(Class, u64)] = if limits.cluster { &Class::CLUSTER } else { &Class::ALL };
+        let drawn = all.iter().filter(|(class, percent)| {
+            RandomStream::named(seed, &class.name()).below(100) < *percent
+                && !limits.without.contains(class)
+        });
+        drawn.map(|(class, _)| *class).collect()
     }
 
     /// Whether a class is in it.

@@ -5,8 +5,9 @@
 use crate::harm;
 use crate::inspect;
 use crate::invariants::Violation;
-use crate::lab::{DISK, Lab, Tally};
+use crate::lab::{DISK, Lab};
 use crate::life::{self, End, Ending};
+use crate::notes::Tally;
 use crate::plan::{Class, Limits, Plan, Trust};
 use crate::volume::Presence;
 use crate::workload;

@@ -194,6 +194,14 @@ impl Node {
         self.inner.options.id
     }
 
+    /// Groups that this node leads, as far as it knows: with the member's store and the term.
+    #[must_use]
+    pub fn leads(&self) -> Vec<(PgId, StoreId, u64)> {
+        let replicas = self.inner.all_replicas();
+        let led = replicas.iter().filter(|replica| replica.leads());
+        led.map(|replica| (replica.id, replica.store, replica.progress().0)).collect()
+    }
+
     /// The store it keeps its members in.
     #[must_use]
     pub fn store(&self) -> &LocalStore {

@@ -22,6 +22,9 @@ pub(super) struct LimitArgs {
     /// Break something on purpose: forgetful-disk, lying-client or swapped-sectors.
     #[arg(long)]
     canary: Option<String>,
+    /// Clusters of nodes instead of single stores.
+    #[arg(long)]
+    cluster: bool,
 }
 
 const CANARIES: [(&str, Canary); 3] = [
@@ -68,6 +71,7 @@ impl LimitArgs {
             requests: self.requests,
             skip: skipped.into_iter().flatten().collect(),
             canary: self.canary.as_ref().map(canary).transpose()?,
+            cluster: self.cluster,
         })
     }
 }
@@ -87,6 +91,7 @@ pub(super) fn arguments(limits: &Limits) -> Vec<String> {
     add("--skip", fault_ranges(&limits.skip).join(","));
     let canary = CANARIES.iter().find(|(_, canary)| Some(*canary) == limits.canary);
     add("--canary", canary.map_or_else(String::new, |(name, _)| (*name).to_owned()));
+    all.extend(limits.cluster.then(|| "--cluster".to_owned()));
     all
 }
 
@@ -109,6 +114,7 @@ mod tests {
             requests: None,
             skip: [3, 4, 5, 9].map(|number| FaultId { kind: FaultKind::Short, number }).into(),
             canary: Some(Canary::LyingClient),
+            cluster: true,
         };
         let arguments = ["x".to_owned()].into_iter().chain(arguments(&limits));
         let parsed = Only::try_parse_from(arguments).expect("parses");

@@ -1,6 +1,6 @@
 //! Results: of one seed as a line between processes, of many as a table for people.
 
-use crate::lab::Tally;
+use crate::notes::Tally;
 use ashlar_engine::marks;
 use ashlar_engine::reactor::sim::FaultKind;
 use std::collections::BTreeMap;

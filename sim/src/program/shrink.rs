@@ -4,6 +4,7 @@
 use super::is_same;
 use super::report::Line;
 use super::run::run_apart;
+use crate::cluster::ClusterPlan;
 use crate::plan::{Limits, Plan};
 use ashlar_engine::reactor::sim::{FaultId, FaultKind};
 
@@ -43,12 +44,15 @@ pub(super) fn shrink(wanted: &Line, limits: &Limits) -> (Limits, Line) {
     if lives > 0 {
         shrinker.attempt(Limits { lives: Some(lives), ..limits.clone() });
     }
-    for class in Plan::draw(wanted.seed, limits).classes {
+    for class in Plan::classes(wanted.seed, limits) {
         let mut smaller = shrinker.best.clone();
         smaller.without.insert(class);
         shrinker.attempt(smaller);
     }
-    let mut requests = Plan::draw(wanted.seed, &shrinker.best).requests;
+    let mut requests = match limits.cluster {
+        true => ClusterPlan::draw(wanted.seed, &shrinker.best).requests,
+        false => Plan::draw(wanted.seed, &shrinker.best).requests,
+    };
     while requests > 1 {
         requests /= 2;
         let smaller = Limits { requests: Some(requests), ..shrinker.best.clone() };

@@ -2,8 +2,9 @@
 
 use super::report::Line;
 use super::{BROKEN, PASS};
+use crate::cluster;
 use crate::plan::Limits;
-use crate::seed;
+use crate::seed::{self, Outcome};
 use ashlar_engine::marks;
 use std::cell::RefCell;
 use std::io::{BufRead, Write};
@@ -16,6 +17,8 @@ use std::time::Duration;
 const SEED_MAX: Duration = Duration::from_secs(180);
 /// One seed in so many is run twice, and must do the same.
 const TWICE_EVERY: u64 = 100;
+/// The same of clusters.
+const TWICE_EVERY_CLUSTER: u64 = 20;
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -57,7 +60,8 @@ pub(super) fn run_guarded(seed: u64, limits: &Limits, is_verbose: bool) -> Line 
     let _ = marks::take();
     let mut line = run_once(seed, limits, is_verbose);
     line.marks = marks::take().to_vec();
-    if line.violation.is_none() && seed.is_multiple_of(TWICE_EVERY) && !is_verbose {
+    let twice_every = if limits.cluster { TWICE_EVERY_CLUSTER } else { TWICE_EVERY };
+    if line.violation.is_none() && seed.is_multiple_of(twice_every) && !is_verbose {
         let again = run_once(seed, limits, false);
         if (again.trace, again.counts) != (line.trace, line.counts) {
             let why = format!("determinism: trace {:016x}, then {:016x}", line.trace, again.trace);
@@ -68,7 +72,7 @@ pub(super) fn run_guarded(seed: u64, limits: &Limits, is_verbose: bool) -> Line 
 }
 
 fn run_once(seed: u64, limits: &Limits, is_verbose: bool) -> Line {
-    match catch_unwind(AssertUnwindSafe(|| seed::run(seed, limits, is_verbose))) {
+    match catch_unwind(AssertUnwindSafe(|| run_seed(seed, limits, is_verbose))) {
         Ok(outcome) => {
             let line = Line::of(seed, outcome.trace, outcome.lives, &outcome.tally);
             Line { violation: outcome.violation.map(|found| found.to_string()), ..line }
@@ -77,5 +81,12 @@ fn run_once(seed: u64, limits: &Limits, is_verbose: bool) -> Line {
             let why = PANIC.with_borrow_mut(Option::take).unwrap_or_default();
             Line::broken(seed, format!("panic: {why}"))
         }
+    }
+}
+
+fn run_seed(seed: u64, limits: &Limits, is_verbose: bool) -> Outcome {
+    match limits.cluster {
+        true => cluster::run(seed, limits, is_verbose),
+        false => seed::run(seed, limits, is_verbose),
     }
 }

@@ -48,7 +48,7 @@ const CRATES: [(&str, &[&str]); 7] = [
     ("benches", &[]),
     ("jepsen", &[]),
     ("fuzz", &["engine", "nbd-server", "raft"]),
-    ("sim", &["engine", "nbd-server"]),
+    ("sim", &["engine", "nbd-server", "raft"]),
 ];
 
 /// The only files that may hold `unsafe`.

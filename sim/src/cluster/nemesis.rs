@@ -1,0 +1,222 @@
+//! What is done to a cluster.
+//!
+//! Invariant: no data is lost on purpose that an acknowledgement stands for: a disk is taken away
+//! only when all replicas are whole, and the next one only when they are again.
+//! Must never know: what clients do.
+
+use super::lab::ClusterLab;
+use super::site::Site;
+use super::verdict;
+use crate::plan::Class;
+use ashlar_engine::reactor::sim::{Chance, Crash, DiskFaults, Host, Latency};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What there is, besides what is there all the time.
+const KINDS: [Class; 11] = [
+    Class::NodeKill,
+    Class::NodePower,
+    Class::NodeStop,
+    Class::Blackout,
+    Class::Isolate,
+    Class::OneWay,
+    Class::Bridge,
+    Class::Pause,
+    Class::SlowDisk,
+    Class::DiskFails,
+    Class::Wipe,
+];
+
+/// How a trouble ends.
+enum Lift {
+    /// These are started.
+    Start(Vec<Rc<Site>>),
+    /// These ways are open again.
+    Mend(Vec<(Host, Host)>),
+    /// It goes on.
+    Resume(Rc<Site>),
+    /// Its disk works as planned again.
+    Disk(Rc<Site>),
+    /// The same, for a disk that has failed: its node starts again.
+    Restart(Rc<Site>),
+}
+
+/// Makes all the trouble of a seed.
+pub async fn run(lab: &Rc<ClusterLab>) {
+    let kinds: Vec<Class> = KINDS.into_iter().filter(|kind| lab.plan.has(*kind)).collect();
+    for _ in 0..lab.plan.troubles {
+        lab.reactor.sleep(Duration::from_millis(lab.below(5_000))).await;
+        if lab.is_broken() {
+            return;
+        }
+        lab.set_calm(false);
+        let mut lifts = Vec::new();
+        let count = if lab.plan.has(Class::Double) && lab.percent(60) { 2 } else { 1 };
+        for _ in 0..count {
+            if let Some(kind) = lab.one_of(&kinds) {
+                lab.log(|| format!("trouble: {kind:?}"));
+                lifts.extend(begin(lab, kind).await);
+            }
+            lab.reactor.sleep(Duration::from_millis(lab.below(2_000))).await;
+        }
+        let longest = if lab.percent(70) { 3_000 } else { 20_000 };
+        lab.reactor.sleep(Duration::from_millis(lab.below(longest))).await;
+        for lift in lifts {
+            end(lab, lift).await;
+        }
+        if lab.percent(30) {
+            lab.reactor.sleep(Duration::from_millis(lab.below(15_000))).await;
+        }
+    }
+}
+
+/// A site, half of the time one that leads something.
+fn victim(lab: &ClusterLab) -> Rc<Site> {
+    let running = lab.running();
+    let leads = |site: &&Rc<Site>| site.node().is_some_and(|node| !node.leads().is_empty());
+    let leading: Vec<Rc<Site>> = running.iter().filter(leads).map(Rc::clone).collect();
+    let among = if lab.percent(50) { leading } else { running };
+    lab.one_of(&among).or_else(|| lab.one_of(&lab.sites)).expect("invariant: there are sites")
+}
+
+async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
+    let site = victim(lab);
+    match kind {
+        Class::NodeKill => {
+            site.crash(lab, Crash::Kill);
+            Some(Lift::Start(vec![site]))
+        }
+        Class::NodePower => {
+            site.crash(lab, Crash::PowerLoss);
+            Some(Lift::Start(vec![site]))
+        }
+        Class::NodeStop => {
+            site.stop(lab).await;
+            Some(Lift::Start(vec![site]))
+        }
+        Class::Blackout => {
+            lab.sites.iter().for_each(|site| site.crash(lab, Crash::PowerLoss));
+            Some(Lift::Start(lab.sites.clone()))
+        }
+        Class::Isolate | Class::OneWay | Class::Bridge => {
+            let ways = ways(lab, kind, site.number);
+            lab.sites.iter().for_each(|site| site.disturb());
+            lab.log(|| format!("cut: {ways:?}"));
+            lab.cut(&ways);
+            Some(Lift::Mend(ways))
+        }
+        Class::Pause => {
+            site.machine()?.pause(true);
+            site.disturb();
+            lab.log(|| format!("node {} stands still", site.number));
+            Some(Lift::Resume(site))
+        }
+        Class::SlowDisk => {
+            let mut faults = lab.plan.disk.clone();
+            faults.latency = Latency::around(Duration::from_millis(5 + lab.below(60)));
+            site.set_disk(faults);
+            site.disturb();
+            lab.log(|| format!("node {} has a slow disk", site.number));
+            Some(Lift::Disk(site))
+        }
+        Class::DiskFails => {
+            let faults = DiskFaults { write_error: Chance(200_000), ..lab.plan.disk.clone() };
+            site.set_disk(faults);
+            site.disturb();
+            lab.log(|| format!("node {} has a failing disk", site.number));
+            Some(Lift::Restart(site))
+        }
+        _ => wipe(lab, site).await,
+    }
+}
+
+/// A host loses its disk, if the others have all there is, and gets an empty one.
+async fn wipe(lab: &Rc<ClusterLab>, site: Rc<Site>) -> Option<Lift> {
+    if !verdict::is_whole_now(lab).await {
+        return None;
+    }
+    site.crash(lab, Crash::PowerLoss);
+    site.wipe(lab);
+    lab.reactor.sleep(Duration::from_millis(lab.below(3_000))).await;
+    site.start(lab).await;
+    // Everything is made anew while clients go on.
+    verdict::until_whole(lab, "rebuilds").await;
+    None
+}
+
+fn ways(lab: &ClusterLab, kind: Class, host: Host) -> Vec<(Host, Host)> {
+    let others: Vec<Host> =
+        lab.sites.iter().map(|site| site.number).filter(|other| *other != host).collect();
+    let both = |one: Host, other: Host| [(one, other), (other, one)];
+    match kind {
+        Class::Isolate => others.into_iter().flat_map(|other| both(host, other)).collect(),
+        Class::OneWay => match lab.below(3) {
+            0 => others.into_iter().map(|other| (host, other)).collect(),
+            1 => others.into_iter().map(|other| (other, host)).collect(),
+            _ => {
+                let other = lab.one_of(&others).expect("invariant: there are three");
+                vec![(host, other)]
+            }
+        },
+        // The host is the bridge: the others are halves that do not see each other.
+        _ => {
+            let (left, right) = others.split_at(others.len() / 2);
+            left.iter().flat_map(|l| right.iter().flat_map(|r| both(*l, *r))).collect()
+        }
+    }
+}
+
+async fn end(lab: &Rc<ClusterLab>, lift: Lift) {
+    match lift {
+        Lift::Start(sites) => {
+            for site in sites {
+                if site.machine().is_none() {
+                    site.start(lab).await;
+                }
+            }
+        }
+        Lift::Mend(ways) => {
+            lab.log(|| "cuts are lifted".to_owned());
+            lab.mend(&ways);
+            lab.sites.iter().for_each(|site| site.disturb());
+        }
+        Lift::Resume(site) => {
+            if let Some(machine) = site.machine() {
+                machine.pause(false);
+            }
+            site.disturb();
+        }
+        Lift::Disk(site) => site.set_disk(lab.plan.disk.clone()),
+        Lift::Restart(site) => {
+            site.set_disk(lab.plan.disk.clone());
+            site.crash(lab, Crash::Kill);
+            site.start(lab).await;
+        }
+    }
+}
+
+/// Ends all trouble: everything runs and reaches everything.
+pub async fn heal(lab: &Rc<ClusterLab>) {
+    lab.log(|| "everything is healed".to_owned());
+    lab.world.set_net_faults(verdict::peaceful(&lab.plan));
+    lab.mend(&ways_of_all(lab));
+    for site in &lab.sites {
+        if let Some(machine) = site.machine() {
+            machine.pause(false);
+        }
+        site.set_disk(DiskFaults { latency: lab.plan.disk.latency, ..DiskFaults::default() });
+        if site.has_failed() {
+            site.crash(lab, Crash::Kill);
+        }
+        if site.machine().is_none() {
+            site.start(lab).await;
+        }
+        site.disturb();
+    }
+    lab.set_calm(true);
+}
+
+fn ways_of_all(lab: &ClusterLab) -> Vec<(Host, Host)> {
+    let hosts: Vec<Host> = lab.sites.iter().map(|site| site.number).collect();
+    hosts.iter().flat_map(|from| hosts.iter().map(|to| (*from, *to))).collect()
+}
