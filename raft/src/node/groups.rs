@@ -49,8 +49,11 @@ impl Inner {
             return;
         }
         for (id, group) in map.groups() {
-            if concerns(group, own)
-                && self.replica(*id).is_none()
+            if !concerns(group, own) {
+                continue;
+            }
+            self.concerned.borrow_mut().insert(*id);
+            if self.replica(*id).is_none()
                 && !self.installs.borrow().contains_key(id)
                 && let Err(error) = self.start_replica(*id).await
             {
@@ -59,7 +62,9 @@ impl Inner {
         }
         self.ask_for_snapshots();
         for replica in self.all_replicas() {
-            if is_gone(&map, replica.id, own) && !holds(&replica) {
+            let was_member = self.concerned.borrow().contains(&replica.id);
+            if is_gone(&map, replica.id, own) && (was_member || !holds(&replica)) {
+                self.concerned.borrow_mut().remove(&replica.id);
                 self.stop_replica(&replica).await;
             }
         }
@@ -157,8 +162,9 @@ fn is_gone(map: &ControlState, id: PgId, own: StoreId) -> bool {
     map.groups().get(&id).is_some_and(|group| group.started && !concerns(group, own))
 }
 
-/// Whether the group's own membership, as far as it is known here, still names this member: the map
-/// may be older than that.
+/// Whether the group's own membership, as far as it is known here, still names this member. The map
+/// may be older than that, unless an older one had the member, too: then it was removed, which the
+/// member itself may never learn.
 fn holds(replica: &Replica) -> bool {
     let (newest, _) = replica.membership();
     newest.membership().get_node(&replica.store.0).is_some()

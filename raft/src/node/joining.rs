@@ -23,6 +23,8 @@ use std::time::Duration;
 /// How often other nodes are asked for a newer map, by those that are no members of the control
 /// group, and how often a node looks after its members.
 const MAP_INTERVAL: Duration = Duration::from_millis(300);
+/// Members of the control group ask so much less often.
+const MEMBERS_ASK_EVERY: usize = 8;
 /// How often a node tells that it lives.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often logs are looked at for what can be given up.
@@ -248,12 +250,18 @@ async fn follow(node: Rc<Inner>) {
         node.set_peers();
         node.follow_map().await;
         node.reactor.within(MAP_INTERVAL, watched.changed()).await;
-        // A member of the control group that is cut off from it does not learn that it was removed.
-        let sources = node.map_sources();
-        let own = node.replica(PgId::CONTROL).is_some_and(|replica| replica.leader().is_some());
+        // Who was removed from the control group may never learn of it there: a learner waits for
+        // its leader for ever.
+        let control = node.replica(PgId::CONTROL);
+        let interval = match &control {
+            Some(replica) if replica.leads() => continue,
+            Some(replica) if replica.leader().is_some() => MEMBERS_ASK_EVERY,
+            _ => 1,
+        };
         turn += 1;
-        if !own && !sources.is_empty() {
-            node.fetch_map(sources[turn % sources.len()]).await;
+        let sources = node.map_sources();
+        if turn % interval == 0 && !sources.is_empty() {
+            node.fetch_map(sources[turn / interval % sources.len()]).await;
         }
     }
 }

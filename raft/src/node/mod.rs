@@ -88,6 +88,8 @@ struct Inner {
     replicas: RefCell<BTreeMap<PgId, Rc<Replica>>>,
     /// Why members that should run here do not.
     troubles: RefCell<BTreeMap<PgId, String>>,
+    /// Groups that a map since the start had a member of here, and none has not since.
+    concerned: RefCell<BTreeSet<PgId>>,
     /// Who led when it was asked last.
     leaders: RefCell<BTreeMap<PgId, StoreId>>,
     reports: RefCell<Reports>,
@@ -142,6 +144,7 @@ impl Node {
             map: Rc::new(Map::new()),
             replicas: RefCell::default(),
             troubles: RefCell::default(),
+            concerned: RefCell::default(),
             leaders: RefCell::default(),
             reports: RefCell::default(),
             acting: RefCell::default(),

@@ -108,7 +108,8 @@ async fn call(lab: &ClusterLab, seat: &Seat, request: Request, payload: &[u8]) -
     match lab.reactor.within(ANSWER_MAX, asked).await {
         Some(answer) => answer,
         None => {
-            let alone = seat.site.disturbed() == before && !seat.client.is_gone();
+            let paused = seat.site.machine().is_none_or(|machine| machine.is_paused());
+            let alone = seat.site.disturbed() == before && !seat.client.is_gone() && !paused;
             seat.client.cut();
             lab.check(!alone, "answers", || {
                 format!("node {} does not answer {request:?}", seat.site.number)

@@ -53,7 +53,9 @@ pub async fn run(lab: &Rc<ClusterLab>) {
         let mut lifts = Vec::new();
         let count = if lab.plan.has(Class::Double) && lab.percent(60) { 2 } else { 1 };
         for _ in 0..count {
-            if let Some(kind) = lab.one_of(&kinds) {
+            // A disk is taken away, and what was on it made anew, with nothing else under way.
+            let alone = |kind: &Class| *kind != Class::Wipe || lifts.is_empty();
+            if let Some(kind) = lab.one_of(&kinds).filter(alone) {
                 lab.log(|| format!("trouble: {kind:?}"));
                 lifts.extend(begin(lab, kind).await);
             }

@@ -185,5 +185,6 @@ async fn until(
         }
         lab.reactor.sleep(FORM_PAUSE).await;
     }
+    verdict::describe(lab).await;
     Err(format!("two minutes have passed and not: {what}"))
 }

@@ -103,6 +103,17 @@ async fn what_lacks(lab: &ClusterLab) -> Option<String> {
     None
 }
 
+/// Tells a person who replays the seed what every node sees.
+pub async fn describe(lab: &ClusterLab) {
+    for site in &lab.sites {
+        let Some(status) = status_at(lab, site).await else { continue };
+        lab.log(|| format!("node {} sees {:?}", site.number, status.groups));
+        if let Some(node) = site.node() {
+            lab.log(|| format!("troubles {:?}, map {:?}", node.troubles(), node.map().groups()));
+        }
+    }
+}
+
 /// Waits until the cluster is whole; a promise is broken if that takes too long.
 pub async fn until_whole(lab: &ClusterLab, invariant: &'static str) {
     let deadline = lab.reactor.now() + WHOLE_MAX;
@@ -117,6 +128,7 @@ pub async fn until_whole(lab: &ClusterLab, invariant: &'static str) {
         }
         if lab.reactor.now() >= deadline {
             let what = lacks.unwrap_or_default();
+            describe(lab).await;
             return lab.violation(Violation::new(invariant, format!("not whole: {what}")));
         }
         last = lacks;
