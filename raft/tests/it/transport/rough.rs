@@ -15,6 +15,7 @@ fn trouble() -> NetFaults {
         split: Chance(300_000),
         cut: Chance(3_000),
         buffer_bytes: 20_000,
+        garble: Chance::NEVER,
     }
 }
 
