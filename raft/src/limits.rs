@@ -124,3 +124,12 @@ const _: () = assert!(SNAPSHOT_PIECE_BLOCKS as usize <= PROPOSAL_BLOCKS_MAX);
 const _: () = assert!(COMMAND_MAX_BYTES + 64 <= HEAD_MAX_BYTES);
 const _: () = assert!(MEMBERSHIP_MAX_BYTES <= 12 << 10);
 const _: () = assert!(MEMBERS_MAX <= u8::MAX as usize);
+
+/// How long a member waits to have applied what another one's copy of a block is as of.
+pub const MEND_APPLY_MAX: Duration = Duration::from_secs(3);
+/// How often a copy is read until no entry was applied meanwhile.
+pub const MEND_COPY_ATTEMPTS: u32 = 16;
+/// Rest between two passes of the scrubber.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Pause after each MiB that it reads: at most 10 MiB a second.
+pub const SCRUB_PAUSE: Duration = Duration::from_millis(100);

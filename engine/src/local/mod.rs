@@ -445,6 +445,14 @@ impl LocalStore {
         &self.inner.locks
     }
 
+    pub(crate) fn place(
+        &self,
+        volume: VolumeId,
+        block: crate::units::BlockIndex,
+    ) -> Option<crate::store::Place> {
+        self.inner.store.borrow().place(volume, block)
+    }
+
     pub(crate) fn mapping(
         &self,
         volume: VolumeId,

@@ -8,7 +8,7 @@ use super::{Answers, LocalStore};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::ATOMIC_WRITE_MAX_BYTES;
-use crate::store::{Mapping, Outcome, Request};
+use crate::store::{Mapping, Outcome, Place, Request};
 use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use std::ops::Range;
 use std::rc::Rc;
@@ -233,6 +233,23 @@ impl LocalVolume {
             return Ok(());
         }
         self.zero_blocks(first, after, false).await
+    }
+
+    /// Where a block's bytes are; `None` if it has none. Taken before a read that fails, it is what
+    /// [`LocalVolume::mend`] needs.
+    #[must_use]
+    pub fn place(&self, block: BlockIndex) -> Option<Place> {
+        self.store.place(self.id, block)
+    }
+
+    /// Writes a damaged block anew, with what another copy of it holds, if it still is where it was
+    /// found damaged; durable when it returns. Volumes of groups are mended like others.
+    ///
+    /// # Errors
+    /// `Invalid` if `data` is not one block, `NoSpace` or `Failed` as a write.
+    pub async fn mend(&self, block: BlockIndex, place: Place, data: Buffer) -> Result<()> {
+        let request = Request::Mend { volume: self.id, block, place, data };
+        self.store.call(request).await.map(drop)
     }
 
     /// Every write that has returned is durable already; this only tells of a failed store.

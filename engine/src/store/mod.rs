@@ -16,6 +16,7 @@ mod group;
 mod index;
 mod leaf;
 mod log;
+mod mend;
 mod prepare;
 mod read;
 mod recovery;
@@ -27,6 +28,7 @@ mod write;
 
 pub use geometry::{Geometry, format_store};
 pub use group::{Change, Faulty, GroupEntry, GroupRequest, GroupState};
+pub use mend::Place;
 pub use recovery::{ReadRange, ReadResult, Recovery};
 pub use status::{Mapping, SegmentCounts, StoreStatus, VolumeStatus};
 
@@ -95,6 +97,17 @@ pub enum Request {
     DeleteVolume {
         /// Which.
         volume: VolumeId,
+    },
+    /// Writes one block of any volume anew, if it still is where it was found damaged.
+    Mend {
+        /// Of which volume.
+        volume: VolumeId,
+        /// Which block.
+        block: BlockIndex,
+        /// Where it was found damaged.
+        place: Place,
+        /// What it held, as another copy has it.
+        data: Buffer,
     },
     /// Answered when everything taken before it is durable.
     Barrier,
@@ -228,6 +241,8 @@ pub struct Counters {
     pub batches: u64,
     /// Blocks that did not prove themselves, each time they were met.
     pub corrupt_blocks: u64,
+    /// Blocks that were written anew with what another copy of them held.
+    pub mended_blocks: u64,
     /// Reads that the device refused.
     pub read_errors: u64,
 }
@@ -251,6 +266,9 @@ impl Store {
                 self.create_volume(token, &name, size_bytes)
             }
             Request::DeleteVolume { volume } => self.delete_volume(token, volume),
+            Request::Mend { volume, block, place, data } => {
+                self.mend(token, volume, block, place, data)
+            }
             Request::Barrier => {
                 self.barrier(token);
                 Ok(())

@@ -146,7 +146,12 @@ impl Store {
         Ok(())
     }
 
-    fn push_record(&mut self, token: Option<u64>, record: Record, payload: Option<Buffer>) {
+    pub(super) fn push_record(
+        &mut self,
+        token: Option<u64>,
+        record: Record,
+        payload: Option<Buffer>,
+    ) {
         if self.waiting.is_empty() && self.log.has_room(Heat::Hot, record.payload_blocks()) {
             self.log.push(Heat::Hot, record, payload, token);
         } else {

@@ -183,8 +183,9 @@ fn work_lines(text: &mut Lines, status: &StatusReport) {
     text.line(
         "errors",
         format!(
-            "{} corrupt blocks, {} read errors{}",
+            "{} corrupt blocks, {} mended, {} read errors{}",
             errors.corrupt_blocks,
+            errors.mended_blocks,
             errors.read_errors,
             failed.map_or(String::new(), |why| format!(", FAILED: {why}"))
         ),

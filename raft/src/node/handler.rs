@@ -94,7 +94,7 @@ impl Inner {
         Reply { head: answer::encode(answer), payload }
     }
 
-    /// What is asked of a group's leader.
+    /// What is asked of a group's leader, or of any member.
     async fn answer_leader(
         self: &Rc<Inner>,
         replica: &Rc<Replica>,
@@ -108,8 +108,13 @@ impl Inner {
                 encoded.map_err(|error| refused(EngineError::Failed, &error))
             }
             Message::Read(range) => {
-                *payload = replica.read(range).await?;
+                *payload = self.read_here(replica, range).await?;
                 Ok(Vec::new())
+            }
+            Message::Copy { range, applied } => {
+                let (as_of, parts) = replica.copy(range, applied).await?;
+                *payload = parts;
+                Ok(as_of.to_le_bytes().to_vec())
             }
             Message::Extents(range, extents_max) => {
                 let extents_max = extents_max.min(super::EXTENTS_MAX) as usize;

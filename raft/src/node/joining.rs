@@ -95,6 +95,7 @@ impl Inner {
         self.spawn(report(Rc::clone(self)));
         self.spawn(planner::run(Rc::clone(self)));
         self.spawn(purge(Rc::clone(self)));
+        self.spawn(super::scrub::run(Rc::clone(self)));
         self.spawn(make_known(Rc::clone(self), cluster));
         Ok(())
     }

@@ -32,6 +32,7 @@ pub(super) const SETTLE: u8 = 39;
 pub(super) const LEAD: u8 = 40;
 pub(super) const PULL: u8 = 41;
 pub(super) const HEARD: u8 = 42;
+pub(super) const COPY: u8 = 43;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub(super) enum Message {
     Pull { to: StoreId, behind: u64 },
     /// What did you hear of all nodes?
     Heard,
+    /// These blocks as you have them, as of this entry or a later one, whoever leads.
+    Copy { range: Range, applied: u64 },
 }
 
 /// Why bytes are no message.
@@ -137,6 +140,11 @@ impl Message {
                 PULL
             }
             Message::Heard => HEARD,
+            Message::Copy { range, applied } => {
+                put_range(range, &mut head);
+                head.extend(applied.to_le_bytes());
+                COPY
+            }
         };
         Ok((head, payload))
     }
@@ -169,6 +177,11 @@ impl Message {
             LEAD => Message::Lead { to: StoreId(bytes.u64()?) },
             PULL => Message::Pull { to: StoreId(bytes.u64()?), behind: bytes.u64()? },
             HEARD => Message::Heard,
+            COPY => {
+                let range = take_range(&mut bytes)?;
+                bounded("blocks", READ_BLOCKS_MAX as usize, range.count as usize)?;
+                Message::Copy { range, applied: bytes.u64()? }
+            }
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;

@@ -17,18 +17,21 @@ mod identity;
 mod installs;
 mod joining;
 mod map;
+mod mend;
 mod message;
 mod options;
 mod planner;
 mod remote;
 mod replica;
 mod report;
+mod scrub;
 mod status;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 pub use options::{NodeOptions, Timing, parse_address};
+pub use scrub::ScrubReport;
 pub use status::{ClusterStatus, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
 
 use crate::control::{
@@ -95,6 +98,8 @@ struct Inner {
     reports: RefCell<Reports>,
     acting: RefCell<BTreeSet<About>>,
     starting: Mutex<()>,
+    /// One block is mended at a time.
+    mending: Mutex<()>,
     /// One snapshot begins or ends at a time.
     installing: Mutex<()>,
     installs: RefCell<BTreeMap<PgId, Rc<Incoming>>>,
@@ -149,6 +154,7 @@ impl Node {
             reports: RefCell::default(),
             acting: RefCell::default(),
             starting: Mutex::new(()),
+            mending: Mutex::new(()),
             installing: Mutex::new(()),
             installs: RefCell::default(),
             asking: RefCell::default(),

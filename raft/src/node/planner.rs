@@ -95,7 +95,7 @@ impl Inner {
         }
     }
 
-    fn node_of(&self, store: StoreId) -> Answer<NodeId> {
+    pub(super) fn node_of(&self, store: StoreId) -> Answer<NodeId> {
         let map = self.map.newest();
         let found = map.stores().get(&store).map(|store| store.node);
         found.ok_or_else(|| refused(ErrorKind::NotFound, &format!("store {store} is not known")))

@@ -114,7 +114,7 @@ impl Inner {
         }
         let ask = |place| async move {
             match place {
-                Place::Here(replica) => replica.read(range).await,
+                Place::Here(replica) => self.read_here(&replica, range).await,
                 Place::There(node) => {
                     let bytes = bytes_of(range.count);
                     let asked = self.ask(node, group, Message::Read(range), bytes).await;

@@ -73,6 +73,13 @@ impl Replica {
         self.leader() == Some(self.store)
     }
 
+    /// The other members.
+    pub(super) fn others(&self) -> Vec<StoreId> {
+        let (membership, _) = self.membership();
+        let ids = membership.membership().nodes().map(|(id, _)| StoreId(*id));
+        ids.filter(|store| *store != self.store).collect()
+    }
+
     /// Proposes at this member.
     pub(super) async fn propose(&self, proposal: Proposal) -> Answer<Outcome> {
         if let Err(error) = proposal.check() {

@@ -49,6 +49,7 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Lead { to: StoreId(2) },
         Message::Pull { to: StoreId(2), behind: 7 },
         Message::Heard,
+        Message::Copy { range, applied: 12 },
     ]
 }
 

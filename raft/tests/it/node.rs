@@ -4,7 +4,7 @@
 use ashlar_engine::ErrorKind;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalStore;
-use ashlar_engine::reactor::sim::{Crash, World, WorldOptions};
+use ashlar_engine::reactor::sim::{Crash, Damage, World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_engine::units::GroupId;
 use ashlar_raft::control::{ClusterId, NodeSpec, Operation, Outcome, PgId, Policy, Refusal, Role};
@@ -356,6 +356,61 @@ fn a_cluster_that_was_killed_goes_on() {
         .await;
         let handle = started[2].open_volume("vm0").expect("is there");
         assert_eq!(contents(&handle, 4096, 8192).await, vec![7; 8192]);
+    });
+    reactor.shutdown();
+}
+
+/// Damages the block of a disk that is filled with this byte.
+fn damage(world: &World, number: u64, fill: u8) {
+    let disk = world.disk(disk(number)).expect("is there");
+    let mut bytes = vec![0; 4096];
+    let places: Vec<u64> = (0..STORE_BYTES / 4096)
+        .filter(|block| {
+            disk.read(block * 4096, &mut bytes);
+            bytes.iter().all(|byte| *byte == fill)
+        })
+        .collect();
+    assert_eq!(places.len(), 1, "one copy in each store");
+    let start = places[0] * 4096;
+    disk.damage(start..start + 512, if fill % 2 == 0 { &Damage::FlipBit } else { &Damage::Bad });
+}
+
+/// Every replica is damaged, each in another place: what a read meets is mended from another one,
+/// and the scrubber does the rest.
+#[test]
+fn damaged_blocks_are_mended_by_reads_and_by_the_scrubber() {
+    let world = World::new(9, WorldOptions::default());
+    (1..=3).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let nodes = with_volume(&reactor).await;
+        let handle = nodes[1].open_volume("vm0").expect("is there");
+        for block in 0..60_u8 {
+            let data = filled(&reactor, 4096, 100 + block);
+            handle.write(u64::from(block) * 4096, data).await.expect("writes");
+        }
+        reactor.sleep(Duration::from_secs(2)).await;
+        for (number, block) in (1..=3).flat_map(|n| (0..4).map(move |i| (n, 3 * i + n as u8))) {
+            damage(&world, number, 100 + block);
+        }
+        let whole: Vec<u8> = (0..60).flat_map(|block| vec![100 + block; 4096]).collect();
+        assert!(contents(&handle, 0, 60 * 4096).await == whole, "the leader mends what it reads");
+        let mended = |nodes: &[Node]| -> u64 {
+            nodes.iter().map(|node| node.store().status().counters.mended_blocks).sum()
+        };
+        assert_eq!(mended(&nodes), 4);
+        let mut scrubbed = 0;
+        for node in &nodes {
+            let report = node.scrub().await.expect("scrubs");
+            assert_eq!(report.damaged, 0);
+            assert!(report.read_bytes >= 60 * 4096, "{report:?}");
+            scrubbed += report.mended_blocks;
+        }
+        assert_eq!((scrubbed, mended(&nodes)), (8, 12));
+        for node in &nodes {
+            assert_eq!(node.scrub().await.expect("scrubs").mended_blocks, 0);
+        }
+        assert!(contents(&handle, 0, 60 * 4096).await == whole);
     });
     reactor.shutdown();
 }

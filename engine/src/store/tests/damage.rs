@@ -159,6 +159,44 @@ fn damaged_blocks_survive_the_cleaner_as_damaged() {
     }
 }
 
+/// A damaged block is written anew where nobody wrote it since, and then is as good as any.
+#[test]
+fn damaged_blocks_are_mended_unless_they_were_written_since() {
+    let mut bench = Bench::small(9);
+    let volume = bench.create("vm0", 64);
+    let kept = bench.block(8, 7);
+    let expected = kept.to_vec();
+    bench.write(volume, 0, kept).expect("write");
+    bench.run();
+    let mut places = Vec::new();
+    for block in [2, 5] {
+        let place = bench.store.place(volume, BlockIndex(block)).expect("mapped");
+        let (location, _) = bench.store.index.lookup(volume, BlockIndex(block)).place.expect("is");
+        bench.disk.damage(location.offset_bytes() + 9, 3);
+        assert!(bench.read(volume, block, 1).is_err());
+        places.push(place);
+    }
+    let newer = bench.block(1, 99);
+    let written = newer.to_vec();
+    bench.write(volume, 5, newer).expect("write");
+    for (block, place) in [2, 5].into_iter().zip(places) {
+        let at = block as usize * BLOCK_SIZE_BYTES;
+        let mut data = bench.block(1, 0);
+        data.copy_from_slice(&expected[at..at + BLOCK_SIZE_BYTES]);
+        let block = BlockIndex(block);
+        bench.call(Request::Mend { volume, block, place, data }).expect("mends");
+    }
+    assert_eq!(bench.store.status().counters.mended_blocks, 1);
+    bench.audit();
+    let mut bench = bench.crash().expect("recovers");
+    bench.audit();
+    let mut found = bench.read(volume, 0, 8).expect("all good");
+    assert_eq!(found[5 * BLOCK_SIZE_BYTES..6 * BLOCK_SIZE_BYTES], written);
+    found[5 * BLOCK_SIZE_BYTES..6 * BLOCK_SIZE_BYTES]
+        .copy_from_slice(&expected[5 * BLOCK_SIZE_BYTES..6 * BLOCK_SIZE_BYTES]);
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn not_a_store_and_truncated_stores_are_named() {
     let error = |disk: Disk| Bench::open(disk).err().expect("refused").to_string();

@@ -92,6 +92,8 @@ pub(crate) struct WritesReport {
 pub(crate) struct ErrorsReport {
     /// Blocks that did not prove themselves, each time they were met.
     pub(crate) corrupt_blocks: u64,
+    /// Blocks that were written anew with what another replica held.
+    pub(crate) mended_blocks: u64,
     pub(crate) read_errors: u64,
     /// Why the store takes no more writes.
     pub(crate) failed: Option<String>,
@@ -222,6 +224,7 @@ impl From<&StoreStatus> for ErrorsReport {
     fn from(status: &StoreStatus) -> ErrorsReport {
         ErrorsReport {
             corrupt_blocks: status.counters.corrupt_blocks,
+            mended_blocks: status.counters.mended_blocks,
             read_errors: status.counters.read_errors,
             failed: status.failed.clone(),
         }
