@@ -63,7 +63,8 @@ impl Inner {
         self.ask_for_snapshots();
         for replica in self.all_replicas() {
             let was_member = self.concerned.borrow().contains(&replica.id);
-            if is_gone(&map, replica.id, own) && (was_member || !holds(&replica)) {
+            let certain = was_member || is_older(&replica, &map) || !holds(&replica);
+            if is_gone(&map, replica.id, own) && certain {
                 self.concerned.borrow_mut().remove(&replica.id);
                 self.stop_replica(&replica).await;
             }
@@ -163,11 +164,18 @@ fn is_gone(map: &ControlState, id: PgId, own: StoreId) -> bool {
 }
 
 /// Whether the group's own membership, as far as it is known here, still names this member. The map
-/// may be older than that, unless an older one had the member, too: then it was removed, which the
+/// may be older than that, unless an older map had the member, too: then it was removed, which the
 /// member itself may never learn.
 fn holds(replica: &Replica) -> bool {
     let (newest, _) = replica.membership();
     newest.membership().get_node(&replica.store.0).is_some()
+}
+
+/// Whether this is a member of the control group, and knows of no membership that the map does not.
+fn is_older(replica: &Replica, map: &ControlState) -> bool {
+    let (newest, _) = replica.membership();
+    let index = newest.log_id().as_ref().map_or(0, |id| id.index());
+    replica.id == PgId::CONTROL && map.applied() > index
 }
 
 /// Up to where a member's log may be given up, if it is time to.

@@ -227,7 +227,8 @@ async fn replicas(lab: &ClusterLab) {
         lab.sites.iter().filter_map(|site| Some((site.number, site.node()?))).collect();
     let Some((_, first)) = nodes.first() else { return };
     let map = first.map();
-    for kept in lab.kept.borrow().iter() {
+    let all = lab.kept.borrow().clone();
+    for kept in &all {
         let Some((_, volume)) = map.volume_by_name(&kept.volume.name) else {
             let what = format!("{} is gone", kept.volume.name);
             return lab.violation(Violation::new("volumes", what));
