@@ -11,14 +11,15 @@ use crate::limits::{ENTRIES_KEPT, ENTRIES_KEPT_BEHIND, ENTRIES_PURGED_MIN};
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::placement::StoreId;
+use crate::runtime::Oneshot;
 use crate::snapshot::{self, Source};
 use crate::state_machine::{Commands, StateMachine};
 use crate::types::{Member, StoredMembership};
 use ashlar_engine::units::GroupId;
 use ashlar_engine::{Error, ErrorKind, Result};
 use openraft::error::{InitializeError, RaftError};
-use openraft_rt::Mutex as _;
 use openraft_rt::watch::WatchReceiver as _;
+use openraft_rt::{Mutex as _, Oneshot as _, OneshotSender as _};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -106,8 +107,15 @@ impl Inner {
 
     pub(super) async fn stop_replica(&self, replica: &Replica) {
         self.replicas.borrow_mut().remove(&replica.id);
-        // Its end is not waited for by anybody else; an error says that it has ended already.
-        self.runtime.enter(replica.raft.shutdown()).await.ok();
+        let (raft, (sender, ended)) = (replica.raft.clone(), Oneshot::channel());
+        // Whoever waits may be dropped, with its connection for one; the end must be waited for all
+        // the same: openraft panics in others' calls where its first waiter has gone.
+        self.runtime.start_task(async move {
+            // An error says that it has ended already.
+            raft.shutdown().await.ok();
+            sender.send(()).ok();
+        });
+        ended.await.ok();
         // What is on its way to the log yet must not come when others write it.
         replica.log.close();
     }

@@ -321,9 +321,7 @@ impl Inner {
         }
         self.hand_over().await;
         for replica in self.all_replicas() {
-            self.replicas.borrow_mut().remove(&replica.id);
-            // An error says that it has ended already.
-            replica.raft.shutdown().await.ok();
+            self.stop_replica(&replica).await;
         }
         if let Some(peers) = self.peers() {
             peers.shutdown().await;
