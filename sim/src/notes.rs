@@ -22,7 +22,7 @@ pub struct Tally {
     pub crashes: u64,
     /// Openings that succeeded after one.
     pub recoveries: u64,
-    /// Stores that said they were damaged.
+    /// Stores that said they were damaged; in clusters, blocks that were mended.
     pub damaged: u64,
     /// Sectors that had too many orders to be judged.
     pub unknown: u64,

@@ -79,6 +79,14 @@ pub enum Class {
     DiskFails,
     /// A host loses its disk, and gets an empty one.
     Wipe,
+    /// Blocks at rest change on one host.
+    RotOne,
+    /// Blocks at rest change on all hosts, each elsewhere.
+    RotAll,
+    /// A file system has no more room for a while.
+    DiskFull,
+    /// A node is drained, and taken back.
+    Members,
     /// Bits change on the way between nodes.
     Garble,
     /// Clocks are apart, and go fast or slow.
@@ -117,7 +125,7 @@ impl Class {
     ];
 
     /// The classes of clusters, and in how many of their seeds of 100 each is.
-    pub const CLUSTER: [(Class, u64); 23] = [
+    pub const CLUSTER: [(Class, u64); 27] = [
         (Class::Latency, 60),
         (Class::Stall, 15),
         (Class::Split, 30),
@@ -137,6 +145,10 @@ impl Class {
         (Class::SlowDisk, 20),
         (Class::DiskFails, 15),
         (Class::Wipe, 15),
+        (Class::RotOne, 15),
+        (Class::RotAll, 10),
+        (Class::DiskFull, 10),
+        (Class::Members, 25),
         (Class::Garble, 15),
         (Class::Clocks, 40),
         (Class::Takeover, 40),

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod lab;
 pub mod nemesis;
 mod plan;
+pub mod rot;
 pub mod run;
 pub mod site;
 #[cfg(test)]

@@ -5,15 +5,20 @@
 //! Must never know: what clients do.
 
 use super::lab::ClusterLab;
+use super::rot;
 use super::site::Site;
 use super::verdict;
 use crate::plan::Class;
 use ashlar_engine::reactor::sim::{Chance, Crash, DiskFaults, Host, Latency};
+use ashlar_raft::control::Operation;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How long a command may take.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
+
 /// What there is, besides what is there all the time.
-const KINDS: [Class; 11] = [
+const KINDS: [Class; 15] = [
     Class::NodeKill,
     Class::NodePower,
     Class::NodeStop,
@@ -25,6 +30,10 @@ const KINDS: [Class; 11] = [
     Class::SlowDisk,
     Class::DiskFails,
     Class::Wipe,
+    Class::RotOne,
+    Class::RotAll,
+    Class::DiskFull,
+    Class::Members,
 ];
 
 /// How a trouble ends.
@@ -35,6 +44,8 @@ enum Lift {
     Mend(Vec<(Host, Host)>),
     /// It goes on.
     Resume(Rc<Site>),
+    /// It is taken back into service.
+    TakeBack(Rc<Site>),
     /// Its disk works as planned again.
     Disk(Rc<Site>),
     /// The same, for a disk that has failed: its node starts again.
@@ -128,8 +139,37 @@ async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
             lab.log(|| format!("node {} has a failing disk", site.number));
             Some(Lift::Restart(site))
         }
+        Class::RotOne => {
+            rot::of_one(lab, &site);
+            None
+        }
+        Class::RotAll => {
+            rot::of_all(lab);
+            None
+        }
+        Class::DiskFull => {
+            let full_from_bytes = Some((8 << 20) + (lab.below(40) << 20));
+            site.set_disk(DiskFaults { full_from_bytes, ..lab.plan.disk.clone() });
+            site.disturb();
+            lab.log(|| format!("node {} has a full disk", site.number));
+            Some(Lift::Disk(site))
+        }
+        Class::Members => {
+            drain(lab, &site, true).await;
+            Some(Lift::TakeBack(site))
+        }
         _ => wipe(lab, site).await,
     }
+}
+
+/// Moves all replicas away from a node, or takes it back into service. Nobody may lead just now.
+async fn drain(lab: &ClusterLab, site: &Site, on: bool) {
+    let Some(node) = site.id() else { return };
+    let Some(teller) = lab.one_of(&lab.running()) else { return };
+    let (Some(at), Some(machine)) = (teller.node(), teller.machine()) else { return };
+    let asked = async move { at.command(Operation::Drain { node, on }).await };
+    let outcome = lab.on(&machine, COMMAND_MAX, asked).await;
+    lab.log(|| format!("drain node {}, {on}: {outcome:?}", site.number));
 }
 
 /// A host loses its disk, if the others have all there is, and gets an empty one.
@@ -188,6 +228,7 @@ async fn end(lab: &Rc<ClusterLab>, lift: Lift) {
             }
             site.disturb();
         }
+        Lift::TakeBack(site) => drain(lab, &site, false).await,
         Lift::Disk(site) => site.set_disk(lab.plan.disk.clone()),
         Lift::Restart(site) => {
             site.set_disk(lab.plan.disk.clone());
@@ -214,6 +255,9 @@ pub async fn heal(lab: &Rc<ClusterLab>) {
             site.start(lab).await;
         }
         site.disturb();
+    }
+    for site in lab.sites.iter().filter(|_| lab.plan.has(Class::Members)) {
+        drain(lab, site, false).await;
     }
     lab.set_calm(true);
 }

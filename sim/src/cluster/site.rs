@@ -8,7 +8,7 @@ use crate::plan::Class;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::sim::{Crash, DiskFaults, Machine, MachineOptions, SimDisk, World};
 use ashlar_engine::reactor::{Address, DeviceOptions, Reactor};
-use ashlar_engine::{Error, Result};
+use ashlar_engine::{Error, ErrorKind, Result};
 use ashlar_nbd_server::{ClusterExports, Server, ServerOptions};
 use ashlar_raft::control::ClusterId;
 use ashlar_raft::node::{Node, NodeOptions, Timing, parse_address};
@@ -129,7 +129,13 @@ impl Site {
         self.disk.borrow().set_faults(faults);
     }
 
-    /// Its node, if its store has failed.
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> SimDisk {
+        self.disk.borrow().clone()
+    }
+
+    /// Whether its store has failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.node().is_some_and(|node| node.store().failed().is_some())
@@ -157,10 +163,16 @@ impl Site {
                 }
                 Some(Err(error)) if self.lives.get() == life => {
                     lab.log(|| format!("node {} does not start: {error}", self.number));
-                    lab.check(lab.plan.has(Class::DiskFails), "opens", || {
+                    let rotten = [Class::RotOne, Class::RotAll].map(|class| lab.plan.has(class));
+                    let rotten = rotten.contains(&true) && error.kind() == ErrorKind::Corrupt;
+                    lab.check(lab.plan.has(Class::DiskFails) || rotten, "opens", || {
                         format!("node {} does not start: {error}", self.number)
                     });
                     self.crash(lab, Crash::Kill);
+                    if rotten {
+                        // What an operator would do from a copy of the disk.
+                        self.disk().heal();
+                    }
                     lab.reactor.sleep(Duration::from_secs(1)).await;
                 }
                 // It was taken down while it started: whoever did that starts it again.
@@ -239,7 +251,7 @@ impl Site {
         cluster: Option<ClusterId>,
         peers: Vec<(NodeId, String)>,
     ) -> Result<NodeOptions> {
-        let invalid = |why: &str| Error::new(ashlar_engine::ErrorKind::Invalid, why.to_owned());
+        let invalid = |why: &str| Error::new(ErrorKind::Invalid, why.to_owned());
         let address = self.address();
         Ok(NodeOptions {
             id: self.id.get().unwrap_or(NodeId(1)),
@@ -272,8 +284,8 @@ async fn boot(
     let node = Node::start(&reactor, store, site.node_options(cluster, peers)?).await?;
     let exports = Rc::new(ClusterExports::new(node.clone()));
     let server = Server::new(reactor, exports, ServerOptions::default());
-    server.listen(&site.nbd()).map_err(|error| {
-        Error::new(ashlar_engine::ErrorKind::Device, format!("cannot listen: {error}"))
-    })?;
+    server
+        .listen(&site.nbd())
+        .map_err(|error| Error::new(ErrorKind::Device, format!("cannot listen: {error}")))?;
     Ok(Running { node, server })
 }

@@ -156,12 +156,27 @@ pub async fn judge(lab: &Rc<ClusterLab>) {
             }
         }
     }
+    scrub(lab).await;
     replicas(lab).await;
     for site in &lab.sites {
         if let Some(node) = site.node() {
             let audit = node.store().audit();
             lab.check(audit.is_empty(), "books", || format!("node {}: {audit:?}", site.number));
         }
+    }
+}
+
+/// What was damaged is mended: of every block, some replica had a sound copy.
+async fn scrub(lab: &ClusterLab) {
+    for site in &lab.sites {
+        let (Some(node), Some(machine)) = (site.node(), site.machine()) else { continue };
+        let scrubbing = async move { node.scrub().await };
+        let done = lab.on(&machine, READ_MAX, scrubbing).await;
+        lab.log(|| format!("node {} was scrubbed: {done:?}", site.number));
+        let whole = matches!(&done, Some(Ok(report)) if report.damaged == 0);
+        lab.check(whole, "mends", || format!("node {}: {done:?}", site.number));
+        let again = site.node().map(|node| node.store().status().counters.mended_blocks);
+        lab.count(|tally| tally.damaged += again.unwrap_or(0));
     }
 }
 
