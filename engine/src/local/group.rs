@@ -157,6 +157,16 @@ impl LocalGroup {
         }
     }
 
+    /// Writes a damaged entry anew where it is, with what another copy of the log says it holds;
+    /// durable when it returns. Nothing is done if it is sound.
+    ///
+    /// # Errors
+    /// `NotFound` if no entry of this identity is in the log, `Invalid` if this is not what it held,
+    /// `Corrupt` if nobody knows where it was, `Device` if the device failed.
+    pub async fn restore(&self, entry: GroupEntry) -> Result<()> {
+        self.call(GroupRequest::Restore(entry)).await.map(drop)
+    }
+
     /// Makes the entries after this index void, `None`: all of them. At once for readers, durable
     /// when it returns.
     ///

@@ -14,6 +14,14 @@ use crate::units::{BLOCK_SIZE_BYTES, BlockIndex, Location, VolumeId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(Location);
 
+impl Place {
+    /// Where on the device, in bytes.
+    #[must_use]
+    pub fn offset_bytes(self) -> u64 {
+        self.0.offset_bytes()
+    }
+}
+
 impl Store {
     /// Where a block's bytes are; `None` if it has none.
     #[must_use]

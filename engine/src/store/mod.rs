@@ -40,7 +40,7 @@ use crate::units::{BlockIndex, GroupId, Lsn, Nanos, SegmentId, VolumeId};
 use cache::ChecksumCache;
 use checkpoint::Checkpointer;
 use cleaner::Cleaner;
-use group::{EntryRead, Groups};
+use group::{EntryRead, EntryRestore, Groups};
 use index::Index;
 use log::{GroupRecords, Log};
 use read::ReadState;
@@ -166,6 +166,7 @@ enum Io {
     PrepareSync(SegmentId),
     Clean,
     Entry(Box<EntryRead>),
+    Restore(EntryRestore),
 }
 
 /// A request that was taken but waits for room in a batch.
@@ -306,6 +307,7 @@ impl Store {
             Io::PrepareSync(id) => self.handle_prepare_synced(id, result),
             Io::Clean => self.handle_clean(result, buffers),
             Io::Entry(read) => self.handle_entry(*read, result, buffers),
+            Io::Restore(restore) => self.handle_restore(&restore, result, buffers),
         }
     }
 

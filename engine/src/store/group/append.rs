@@ -205,6 +205,7 @@ impl Store {
             GroupRequest::Truncate(index) => self.truncate(token, group, index),
             GroupRequest::Purge(upto) => self.purge(Purging { token, group, upto }),
             GroupRequest::Read(index) => self.read_entry(token, group, index),
+            GroupRequest::Restore(entry) => self.restore_entry(token, group, entry),
         }
     }
 

@@ -20,6 +20,7 @@ mod install;
 mod read;
 mod refuse;
 mod replay;
+mod restore;
 mod space;
 mod table;
 
@@ -34,6 +35,7 @@ pub(super) use append::waiting_bytes;
 use cache::EntryCache;
 pub(super) use image::FrozenGroups;
 pub(super) use read::EntryRead;
+pub(super) use restore::EntryRestore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use table::Entries;
 pub(super) use table::Place;
@@ -82,6 +84,8 @@ pub enum GroupRequest {
     Purge(LogId),
     /// Reads the entry of this index.
     Read(u64),
+    /// Writes a damaged entry anew where it is, if this is the one.
+    Restore(GroupEntry),
 }
 
 /// One group.

@@ -9,7 +9,7 @@ mod tests;
 
 use super::entry::{Change, GroupEntry};
 use super::install::{changes_of, group_records};
-use super::table::Place;
+use super::table::{Place, Slot};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{BlockIdentity, DecodeError, Previous, Record, TableCopy, decode_batch};
@@ -37,14 +37,16 @@ enum Stage {
 /// A read of an entry under way.
 #[derive(Debug)]
 pub(in crate::store) struct EntryRead {
-    token: u64,
-    group: GroupId,
-    id: LogId,
-    header: Location,
-    record: u16,
-    sequence: SegmentSequence,
+    pub(super) token: u64,
+    pub(super) group: GroupId,
+    pub(super) id: LogId,
+    pub(super) header: Location,
+    pub(super) record: u16,
+    pub(super) sequence: SegmentSequence,
     stage: Stage,
     is_retry: bool,
+    /// It is not to be answered, but written anew as this one says.
+    restore: Option<GroupEntry>,
 }
 
 impl Store {
@@ -60,12 +62,27 @@ impl Store {
             self.reply(token, Ok(Outcome::Entry(entry)));
             return Ok(());
         }
-        let Place::At { header, record, .. } = slot.place else {
+        if !matches!(slot.place, Place::At { .. }) {
             return Err(damaged(group, index));
-        };
-        let source = entries.source(index).map(|source| Rc::clone(&source.table));
+        }
+        self.read_entry_at(token, group, slot, None);
+        Ok(())
+    }
+
+    /// Reads an entry from the device, or, with `restore`, looks for its place to write it anew.
+    pub(super) fn read_entry_at(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        slot: Slot,
+        restore: Option<GroupEntry>,
+    ) {
+        let Slot { id, place: Place::At { header, record, .. } } = slot else { return };
+        let state = self.groups.by_id.get(&group);
+        let source = state.and_then(|state| state.entries.source(id.index));
+        let source = source.map(|source| Rc::clone(&source.table));
         let stage = source.map_or(Stage::Header(BATCH_HEADER_BLOCKS_MAX), Stage::Payload);
-        let (id, sequence) = (slot.id, self.sequence_of(header));
+        let (sequence, is_retry) = (self.sequence_of(header), false);
         self.start_entry(EntryRead {
             token,
             group,
@@ -74,12 +91,18 @@ impl Store {
             record,
             sequence,
             stage,
-            is_retry: false,
+            is_retry,
+            restore,
         });
-        Ok(())
     }
 
-    fn start_entry(&mut self, read: EntryRead) {
+    fn start_entry(&mut self, mut read: EntryRead) {
+        if let Stage::Payload(table) = &read.stage
+            && let Some(entry) = read.restore.take()
+        {
+            let table = Rc::clone(table);
+            return self.write_anew(read, &table, &entry);
+        }
         let end = self.segments.of(read.header).map_or(read.header, |segment| {
             self.segments.start(segment).offset(self.segments.segment_blocks())
         });
@@ -216,7 +239,7 @@ impl Store {
     }
 }
 
-fn damaged(group: GroupId, index: u64) -> Error {
+pub(super) fn damaged(group: GroupId, index: u64) -> Error {
     Error::new(ErrorKind::Corrupt, format!("group {group}: entry {index} is damaged"))
 }
 
@@ -230,7 +253,7 @@ fn is_at(table: &TableCopy, read: &EntryRead) -> bool {
 }
 
 /// Where the blocks of an entry are: its head's and its changes'.
-fn place_of(table: &TableCopy, record: u16) -> (Location, u32) {
+pub(super) fn place_of(table: &TableCopy, record: u16) -> (Location, u32) {
     let at = usize::from(record);
     let before: u32 = table.records.iter().take(at).map(Record::payload_blocks).sum();
     let own = table.records.get(at).map_or(0, Record::payload_blocks);

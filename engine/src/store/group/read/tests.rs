@@ -25,8 +25,17 @@ fn read_one() -> (Bench, EntryRead, TableCopy, Vec<u8>) {
     let header = table.of.location;
     let sequence = bench.store.sequence_of(header);
     let stage = Stage::Header(1);
-    let read =
-        EntryRead { token: 9, group: G, id, header, record, sequence, stage, is_retry: true };
+    let read = EntryRead {
+        token: 9,
+        group: G,
+        id,
+        header,
+        record,
+        sequence,
+        stage,
+        is_retry: true,
+        restore: None,
+    };
     let bytes = bench.block(1, 7).to_vec();
     (bench, read, table, bytes)
 }

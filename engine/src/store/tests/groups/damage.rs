@@ -95,6 +95,55 @@ fn a_damaged_entry_before_the_checkpoint_is_named() {
     assert!(bench.read(V, 8, 2).is_ok());
 }
 
+/// What entry `index` of [`filled`] holds.
+fn copy_of(bench: &Bench, index: u64, head: usize) -> GroupEntry {
+    let mut changes = vec![bench.put(V, index * 4, 2, index)];
+    if index == 1 {
+        changes.insert(0, create(V));
+    }
+    GroupEntry { id: id(index), head: vec![index as u8; head], changes }
+}
+
+/// A damaged entry becomes what it was, of whichever block of it, and no other entry can be put in
+/// its place.
+#[test]
+fn a_damaged_entry_is_written_anew_where_it_is() {
+    for (block, head, applied) in
+        [(1, 20, 0), (2, 20, 0), (1, 5000, 0), (2, 5000, 2), (4, 5000, 0), (1, 20, 5), (3, 5000, 5)]
+    {
+        let mut bench = filled(215, 5, head);
+        bench.store.apply_entries(G, applied, Vec::new()).expect("applies");
+        if applied > 0 {
+            bench.call(Request::Checkpoint).expect("a checkpoint");
+            bench.run();
+        }
+        let mut bench = damaged(bench, 3, block);
+        // One that is applied is found when it is read.
+        assert_eq!(kind_of(bench.entry(G, 3)), ErrorKind::Corrupt);
+        assert_eq!(bench.store.group_state(G).faulty, [known(3)]);
+        let mut other = copy_of(&bench, 3, head);
+        other.changes = vec![bench.put(V, 12, 2, 77)];
+        let refused = bench.ask(G, GroupRequest::Restore(other));
+        assert_eq!(kind_of(refused), ErrorKind::Invalid, "other bytes");
+        let other = GroupEntry { id: id(3), ..copy_of(&bench, 4, head) };
+        assert_eq!(kind_of(bench.ask(G, GroupRequest::Restore(other))), ErrorKind::Invalid);
+        let other = GroupEntry { id: LogId { term: 99, ..id(3) }, ..copy_of(&bench, 3, head) };
+        assert_eq!(kind_of(bench.ask(G, GroupRequest::Restore(other))), ErrorKind::NotFound);
+        for _ in 0..2 {
+            let copy = copy_of(&bench, 3, head);
+            bench.ask(G, GroupRequest::Restore(copy)).expect("is written anew");
+        }
+        assert_eq!(bench.store.group_state(G).faulty, []);
+        let mut bench = bench.crash().expect("recovers");
+        assert_eq!(bench.store.group_state(G).faulty, []);
+        assert_eq!(bench.entry(G, 3).expect("sound").id, id(3));
+        bench.store.apply_entries(G, 5, Vec::new()).expect("applies");
+        let expected = bench.block(2, 3).to_vec();
+        assert_eq!(bench.read(V, 12, 2).expect("reads"), expected);
+        bench.audit();
+    }
+}
+
 /// A header has a copy in the batch behind it; without that too, the entry is known from the
 /// checkpoint.
 #[test]
