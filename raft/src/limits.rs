@@ -133,3 +133,5 @@ pub const MEND_COPY_ATTEMPTS: u32 = 16;
 pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Pause after each MiB that it reads: at most 10 MiB a second.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(100);
+/// How long one node is asked for an entry that is damaged here.
+pub const REPAIR_ASK_MAX: Duration = Duration::from_secs(3);

@@ -107,7 +107,7 @@ impl Saved {
     }
 
     /// The index by which the engine knows an entry that is not older than the snapshot.
-    pub(super) fn engine_index(&self, index: u64) -> u64 {
+    pub(crate) fn engine_index(&self, index: u64) -> u64 {
         match self.install {
             Install::Done { engine, raft } => index.saturating_sub(raft.index()) + engine,
             _ => index,

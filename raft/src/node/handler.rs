@@ -86,6 +86,7 @@ impl Inner {
                 Ok(self.reports.borrow().tell(self.reactor.now(), ANSWER_MAX_BYTES / 2))
             }
             Message::Start(members) => self.start_group(id, &members).await.map(|()| Vec::new()),
+            Message::Entry(name) => self.entry_for(id, name, &mut payload).await,
             message => match self.replica(id) {
                 None => Err(Fault::NotLeader(None)),
                 Some(replica) => self.answer_leader(&replica, message, &mut payload).await,
@@ -133,7 +134,7 @@ impl Inner {
             Message::Pull { to, behind } => {
                 self.send_snapshot(replica, to, behind).await.map(|()| Vec::new())
             }
-            Message::Map { .. } | Message::Start(_) | Message::Heard => {
+            Message::Map { .. } | Message::Start(_) | Message::Heard | Message::Entry(_) => {
                 Err(refused(EngineError::Invalid, &"this is not asked of a leader"))
             }
         }

@@ -212,6 +212,10 @@ impl Inner {
             self.asking.borrow_mut().insert(id);
             let own = Rc::clone(self);
             self.runtime.start_task(async move {
+                if own.repair_log(id).await.is_ok_and(|repaired| repaired > 0) {
+                    own.asking.borrow_mut().remove(&id);
+                    return;
+                }
                 // If nobody sends one, it is asked for again.
                 let behind = behind(&own.group(id));
                 own.ask_for_snapshot(id, own.store_id.get(), behind).await.ok();

@@ -33,6 +33,7 @@ pub(super) const LEAD: u8 = 40;
 pub(super) const PULL: u8 = 41;
 pub(super) const HEARD: u8 = 42;
 pub(super) const COPY: u8 = 43;
+pub(super) const ENTRY: u8 = 44;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,13 @@ pub(super) struct Range {
     pub(super) volume: VolumeId,
     pub(super) first: BlockIndex,
     pub(super) count: u64,
+}
+
+/// Names an entry of a group: no two have the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryName {
+    pub(super) term: u64,
+    pub(super) index: u64,
 }
 
 /// What one node asks another.
@@ -67,6 +75,8 @@ pub(super) enum Message {
     Heard,
     /// These blocks as you have them, as of this entry or a later one, whoever leads.
     Copy { range: Range, applied: u64 },
+    /// This entry of the group's log, whoever leads and whether your member runs or not.
+    Entry(EntryName),
 }
 
 /// Why bytes are no message.
@@ -145,6 +155,11 @@ impl Message {
                 head.extend(applied.to_le_bytes());
                 COPY
             }
+            Message::Entry(EntryName { term, index }) => {
+                head.extend(term.to_le_bytes());
+                head.extend(index.to_le_bytes());
+                ENTRY
+            }
         };
         Ok((head, payload))
     }
@@ -182,6 +197,7 @@ impl Message {
                 bounded("blocks", READ_BLOCKS_MAX as usize, range.count as usize)?;
                 Message::Copy { range, applied: bytes.u64()? }
             }
+            ENTRY => Message::Entry(EntryName { term: bytes.u64()?, index: bytes.u64()? }),
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;

@@ -22,6 +22,7 @@ mod message;
 mod options;
 mod planner;
 mod remote;
+mod repair;
 mod replica;
 mod report;
 mod scrub;

@@ -2,7 +2,7 @@
 //! Method: round trips, cut and changed bytes.
 
 use super::answer::{self, Fault, decode_extents, encode_extents};
-use super::message::{Message, Range};
+use super::message::{EntryName, Message, Range};
 use super::report::{Led, Report, Reports};
 use crate::control::{PgId, Step};
 use crate::placement::{NodeId, StoreId};
@@ -50,6 +50,7 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Pull { to: StoreId(2), behind: 7 },
         Message::Heard,
         Message::Copy { range, applied: 12 },
+        Message::Entry(EntryName { term: 3, index: 9 }),
     ]
 }
 

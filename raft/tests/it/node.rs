@@ -375,6 +375,54 @@ fn damage(world: &World, number: u64, fill: u8) {
     disk.damage(start..start + 512, if fill % 2 == 0 { &Damage::FlipBit } else { &Damage::Bad });
 }
 
+/// Every log is damaged, each in another entry, and all nodes start again: entries are repaired from
+/// each other before any member runs.
+#[test]
+fn damaged_logs_are_repaired_from_each_other() {
+    let world = World::new(10, WorldOptions::default());
+    (1..=3).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+    let reactor = world.reactor();
+    let nodes = reactor.block_on(async {
+        let nodes = with_volume(&reactor).await;
+        let handle = nodes[1].open_volume("vm0").expect("is there");
+        for block in 0..60_u8 {
+            let data = filled(&reactor, 4096, 100 + block);
+            handle.write(u64::from(block) * 4096, data).await.expect("writes");
+        }
+        nodes.iter().map(Node::id).zip(1..).collect::<Vec<_>>()
+    });
+    world.crash(Crash::Kill);
+    reactor.shutdown();
+    for (number, block) in (1..=3).flat_map(|n| (0..4).map(move |i| (n, 9 * i + 2 * n as u8))) {
+        damage(&world, number, 100 + block);
+    }
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let mut started = Vec::new();
+        for (id, number) in nodes {
+            let device = reactor.open_device(disk(number), &DeviceOptions::default());
+            let store = LocalStore::open(&reactor, device.expect("opens"), false).await;
+            let store = store.expect("opens");
+            let groups = store.groups().into_iter().map(|id| store.group(id).state());
+            assert_eq!(groups.map(|group| group.faulty.len()).sum::<usize>(), 4);
+            let mut options = options(number, id, None);
+            options.peers.retain(|_| number > 1);
+            options.started = 1_000_000;
+            let node = Node::start(&reactor, store, options).await;
+            started.push(node.expect("starts"));
+        }
+        until(&reactor, "the volume is served", || started[0].leads().len() > 1).await;
+        let handle = started[2].open_volume("vm0").expect("is there");
+        let whole: Vec<u8> = (0..60).flat_map(|block| vec![100 + block; 4096]).collect();
+        assert!(contents(&handle, 0, 60 * 4096).await == whole);
+        for node in &started {
+            let counters = node.store().status().counters;
+            assert_eq!(counters.mended_blocks, 4, "{counters:?}");
+        }
+    });
+    reactor.shutdown();
+}
+
 /// Every replica is damaged, each in another place: what a read meets is mended from another one,
 /// and the scrubber does the rest.
 #[test]

@@ -5,15 +5,14 @@
 
 use super::lab::ClusterLab;
 use super::site::Site;
-use crate::sector::{BLOCK_SECTORS, Content, SECTOR_BYTES};
 use ashlar_engine::reactor::sim::Damage;
-use ashlar_engine::units::BLOCK_SIZE_BYTES;
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex};
 
 const BLOCK: u64 = BLOCK_SIZE_BYTES as u64;
 /// Blocks that are damaged on one disk at once, at most.
 const BLOCKS_MAX: u64 = 12;
-/// Blocks of a disk that are looked at.
-const LOOKS: u64 = 6000;
+/// Chances for each of them to be found.
+const TRIES: u64 = 4;
 
 /// Damages blocks of one site that hold what clients wrote.
 pub fn of_one(lab: &ClusterLab, site: &Site) {
@@ -24,29 +23,27 @@ pub fn of_one(lab: &ClusterLab, site: &Site) {
 pub fn of_all(lab: &ClusterLab) {
     let sites = lab.sites.len() as u64;
     for (site, own) in lab.sites.iter().zip(0..) {
-        damage(lab, site, |address| address / BLOCK_SECTORS % sites == own);
+        damage(lab, site, |block| block % sites == own);
     }
 }
 
 fn damage(lab: &ClusterLab, site: &Site, picks: impl Fn(u64) -> bool) {
-    let disk = site.disk();
-    let blocks = disk.size_bytes() / BLOCK;
-    let (first, most) = (lab.below(blocks), 1 + lab.below(BLOCKS_MAX));
-    let mut bytes = vec![0; BLOCK_SIZE_BYTES];
+    let Some(node) = site.node() else { return };
+    let (disk, most) = (site.disk(), 1 + lab.below(BLOCKS_MAX));
+    let groups = node.store().groups().into_iter().map(|id| node.store().group(id));
+    let volumes = groups.flat_map(|group| {
+        let volumes = group.volumes().into_iter();
+        volumes.filter_map(move |(id, _)| group.volume(id).ok())
+    });
+    let volumes: Vec<_> = volumes.collect();
     let mut damaged = 0;
-    for i in 0..LOOKS.min(blocks) {
-        // The log begins at the front.
-        let at = (if i < LOOKS / 2 { i } else { first + i }) % blocks * BLOCK;
-        disk.read(at, &mut bytes);
-        let stamps = bytes.chunks_exact(SECTOR_BYTES).map(Content::decode);
-        let written = stamps.filter_map(|content| match content {
-            Content::Written(stamp) => Some(stamp.address),
-            _ => None,
-        });
-        let Some(address) = written.min() else { continue };
-        if !picks(address) || !lab.percent(20) {
+    for _ in 0..most * TRIES {
+        let Some(volume) = lab.one_of(&volumes) else { break };
+        let block = lab.below(volume.size_bytes().div_ceil(BLOCK));
+        let Some(place) = volume.place(BlockIndex(block)).filter(|_| picks(block)) else {
             continue;
-        }
+        };
+        let at = place.offset_bytes();
         match lab.below(3) {
             0 => disk.damage(at..at + 512, &Damage::FlipBit),
             1 => disk.damage(at..at + BLOCK, &Damage::Garbage),

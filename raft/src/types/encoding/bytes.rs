@@ -16,6 +16,11 @@ pub(super) fn put_text(text: &str, into: &mut Vec<u8>) {
 pub(crate) struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
+    /// All of the bytes.
+    pub(crate) fn new(bytes: &'a [u8]) -> Bytes<'a> {
+        Bytes(bytes)
+    }
+
     /// The bytes behind their version, which must be this one.
     pub(crate) fn of_version(expected: u8, bytes: &'a [u8]) -> Result<Bytes<'a>, EncodingError> {
         let mut bytes = Bytes(bytes);
