@@ -11,9 +11,12 @@
 //! Must never know: sockets, what entries mean.
 
 mod admission;
+mod mender;
 mod saved;
 
 pub(crate) use admission::Admission;
+pub use mender::Mender;
+pub(crate) use mender::Mending;
 pub(crate) use saved::{Install, Saved};
 
 use crate::limits::{READ_HEADS_MAX_BYTES, READ_MAX_BYTES, WIRE_CHANGE_MAX_BYTES};
@@ -57,6 +60,7 @@ struct Inner {
     durable: WatchSender<Durable>,
     /// Truncations so far: what was appended before one may be gone when it becomes durable.
     truncations: Cell<u64>,
+    mending: Mending,
 }
 
 /// How large an entry is.
@@ -99,8 +103,22 @@ impl LogStore {
         let (closed, admission) = (Cell::new(false), Admission::new(group.clone()));
         let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
         Ok(LogStore {
-            inner: Rc::new(Inner { group, saved, closed, admission, purged, durable, truncations }),
+            inner: Rc::new(Inner {
+                group,
+                saved,
+                closed,
+                admission,
+                purged,
+                durable,
+                truncations,
+                mending: Mending::default(),
+            }),
         })
+    }
+
+    /// Says who gets damaged entries from other members.
+    pub(crate) fn set_mender(&self, mender: Rc<dyn Mender>) {
+        self.inner.mending.set(mender);
     }
 
     /// Changes nothing any more: who still tries is refused.
@@ -203,7 +221,14 @@ impl LogStore {
             return Ok(None);
         }
         let saved = self.inner.saved.get();
-        let entry = match self.inner.group.read(saved.engine_index(index)).await {
+        let own = saved.engine_index(index);
+        let mut read = self.inner.group.read(own).await;
+        if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt)
+            && self.inner.mending.entries().await
+        {
+            read = self.inner.group.read(own).await;
+        }
+        let entry = match read {
             Ok(entry) => entry,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(&error)),

@@ -5,10 +5,11 @@
 use super::Inner;
 use super::answer::Answer;
 use super::commands::ControlCommands;
+use super::mend::NodeMender;
 use super::replica::{Raft, Replica, refused, unknown};
 use crate::control::{ControlState, Group, PgId, Step};
 use crate::limits::{ENTRIES_KEPT, ENTRIES_KEPT_BEHIND, ENTRIES_PURGED_MIN};
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, Mender};
 use crate::network::Network;
 use crate::placement::StoreId;
 use crate::runtime::Oneshot;
@@ -92,6 +93,9 @@ impl Inner {
             .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
         let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
         let source = Source::new(group, Rc::clone(&self.used));
+        let mender = Rc::new(NodeMender { node: Rc::downgrade(self), id });
+        log.set_mender(Rc::clone(&mender) as Rc<dyn Mender>);
+        source.set_mender(mender);
         let network = Network::new(peers, id.0, own.0, source);
         let config = std::sync::Arc::clone(&self.config);
         let raft = Raft::new(own.0, config, network.clone(), log.clone(), machine);

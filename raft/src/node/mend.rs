@@ -11,17 +11,47 @@ use super::Inner;
 use super::answer::{Answer, Fault};
 use super::message::{Message, Range};
 use super::replica::{Replica, refused, unknown};
+use crate::control::PgId;
 use crate::limits::{MEND_APPLY_MAX, MEND_COPY_ATTEMPTS};
+use crate::log_store::Mender;
 use crate::placement::StoreId;
 use ashlar_engine::ErrorKind;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::LocalVolume;
-use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex};
+use ashlar_engine::reactor::LocalBox;
+use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use openraft_rt::Mutex as _;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// Pause between two looks at how far a member has applied.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Gets what is damaged in a member's log and blocks.
+pub(super) struct NodeMender {
+    pub(super) node: Weak<Inner>,
+    pub(super) id: PgId,
+}
+
+impl Mender for NodeMender {
+    fn entries(&self) -> LocalBox<bool> {
+        let (node, id) = (self.node.upgrade(), self.id);
+        Box::pin(async move {
+            let Some(node) = node else { return false };
+            node.runtime.enter(node.repair_log(id)).await.is_ok()
+        })
+    }
+
+    fn blocks(&self, volume: VolumeId, first: BlockIndex, count: u64) -> LocalBox<bool> {
+        let (node, id) = (self.node.upgrade(), self.id);
+        Box::pin(async move {
+            let Some(node) = node else { return false };
+            let Some(replica) = node.replica(id) else { return false };
+            let range = Range { volume, first, count };
+            node.runtime.enter(node.mend(&replica, range)).await.is_ok()
+        })
+    }
+}
 
 impl Replica {
     /// Index of the last entry that is applied to the store.
@@ -65,7 +95,7 @@ impl Inner {
     /// Reads here, where this member leads. What is damaged is mended first.
     pub(super) async fn read_here(
         &self,
-        replica: &std::rc::Rc<Replica>,
+        replica: &Rc<Replica>,
         range: Range,
     ) -> Answer<Vec<Buffer>> {
         match replica.read(range).await {

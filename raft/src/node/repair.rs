@@ -36,19 +36,25 @@ impl Inner {
         if matches!(saved.install, Install::Under { .. }) {
             return Err(refused(ErrorKind::Busy, &"the member is being brought up by a snapshot"));
         }
+        let mut fault = None;
         for Faulty { index, known } in &faulty {
             let name = known.and_then(|known| {
                 Some(EntryName { term: known.term, index: saved.raft_index(*index)? })
             });
             let (Some(known), Some(name)) = (*known, name) else {
                 let why = format!("nobody knows what entry {index} was");
-                return Err(refused(ErrorKind::Corrupt, &why));
+                fault = Some(refused(ErrorKind::Corrupt, &why));
+                continue;
             };
-            let (head, changes) = self.entry_of_any(id, name).await?;
-            let entry = GroupEntry { id: known, head, changes };
-            group.restore(entry).await.map_err(Fault::Refused)?;
+            match self.entry_of_any(id, name).await {
+                Ok((head, changes)) => {
+                    let entry = GroupEntry { id: known, head, changes };
+                    fault = group.restore(entry).await.map_err(Fault::Refused).err().or(fault);
+                }
+                Err(error) => fault = Some(error),
+            }
         }
-        Ok(faulty.len())
+        fault.map_or(Ok(faulty.len()), Err)
     }
 
     /// Nodes that may have an entry of a group: those with members of it, else all that are known.

@@ -5,6 +5,7 @@
 //! Must never know: where pieces go.
 
 use crate::limits::{PROPOSAL_CHANGES_MAX, SNAPSHOT_PIECE_BLOCKS};
+use crate::log_store::Mending;
 use crate::types::Change;
 use ashlar_engine::buffer::Buffer;
 use ashlar_engine::local::{Extent, LocalGroup, LocalVolume};
@@ -12,6 +13,7 @@ use ashlar_engine::store::Mapping;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, VolumeId};
 use ashlar_engine::{ErrorKind, Result};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 const BLOCK: u64 = BLOCK_SIZE_BYTES as u64;
 /// Blocks that one change zeroes.
@@ -22,6 +24,7 @@ const EXTENTS: usize = 256;
 /// See the module.
 pub(crate) struct Pieces {
     group: LocalGroup,
+    mending: Rc<Mending>,
     volumes: VecDeque<(VolumeId, u64)>,
     current: Option<Current>,
 }
@@ -40,14 +43,19 @@ struct Current {
 
 impl Pieces {
     /// The pieces of these volumes.
-    pub(crate) fn new(group: LocalGroup, volumes: &[(VolumeId, u64)]) -> Pieces {
-        Pieces { group, volumes: volumes.iter().copied().collect(), current: None }
+    pub(crate) fn new(
+        group: LocalGroup,
+        mending: Rc<Mending>,
+        volumes: &[(VolumeId, u64)],
+    ) -> Pieces {
+        Pieces { group, mending, volumes: volumes.iter().copied().collect(), current: None }
     }
 
     /// The next piece, `None` after the last one.
     ///
     /// # Errors
-    /// As the store says: a block that does not prove itself is not passed on.
+    /// As the store says: a block that does not prove itself, and that no other member has, is not
+    /// passed on.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Change>>> {
         let (mut changes, mut room) = (Vec::new(), SNAPSHOT_PIECE_BLOCKS);
         while changes.len() < PROPOSAL_CHANGES_MAX && room > 0 {
@@ -70,7 +78,13 @@ impl Pieces {
                 }
                 Mapping::Data => {
                     room -= count;
-                    let read = current.volume.read(first * BLOCK, (count * BLOCK) as usize).await;
+                    let length = (count * BLOCK) as usize;
+                    let mut read = current.volume.read(first * BLOCK, length).await;
+                    if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt)
+                        && self.mending.blocks(volume, BlockIndex(first), count).await
+                    {
+                        read = current.volume.read(first * BLOCK, length).await;
+                    }
                     match read {
                         Ok(parts) => {
                             let data = self.joined(parts);

@@ -6,6 +6,7 @@
 
 use super::pieces::Pieces;
 use crate::limits::{SNAPSHOT_BUSY_PAUSE, SNAPSHOT_BUSY_TIME};
+use crate::log_store::{Mender, Mending};
 use ashlar_engine::local::LocalGroup;
 use ashlar_engine::units::{Nanos, VolumeId};
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,7 @@ pub struct Source {
     next: Rc<Cell<u64>>,
     /// When a client's request was last seen by this node.
     used: Rc<Cell<Nanos>>,
+    mending: Rc<Mending>,
 }
 
 /// A snapshot on its way, until this is dropped.
@@ -39,7 +41,12 @@ impl Source {
         random.fill_bytes(&mut first);
         // Numbers of another start of this process do not come again soon.
         let next = Rc::new(Cell::new(u64::from_le_bytes(first)));
-        Source { group, sending: Rc::default(), next, used }
+        Source { group, sending: Rc::default(), next, used, mending: Rc::default() }
+    }
+
+    /// Says who gets damaged blocks from other members.
+    pub(crate) fn set_mender(&self, mender: Rc<dyn Mender>) {
+        self.mending.set(mender);
     }
 
     /// A client's request has come.
@@ -68,7 +75,7 @@ impl Source {
 
     /// The pieces of a snapshot with these volumes.
     pub(crate) fn pieces(&self, volumes: &[(VolumeId, u64)]) -> Pieces {
-        Pieces::new(self.group.clone(), volumes)
+        Pieces::new(self.group.clone(), Rc::clone(&self.mending), volumes)
     }
 
     /// Waits as long as the next piece should wait for clients.

@@ -15,6 +15,7 @@ use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_engine::store::GroupEntry;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, LogId as EngineId, VolumeId};
 use openraft::storage::RaftLogStorage;
+use std::rc::Rc;
 
 const STORE_BYTES: u64 = 64 << 20;
 const GROUP: GroupId = GroupId(7);
@@ -82,7 +83,7 @@ async fn fill_target(group: &LocalGroup) {
 
 async fn copy(from: &LocalGroup, to: &LocalGroup) -> ashlar_engine::Result<()> {
     let installer = Installer::begin(to.clone(), vote(), last()).await?;
-    let mut pieces = Pieces::new(from.clone(), &from.volumes());
+    let mut pieces = Pieces::new(from.clone(), Rc::default(), &from.volumes());
     let mut number = 0;
     while let Some(changes) = pieces.next().await.expect("can be read") {
         installer.take(number, changes).await?;

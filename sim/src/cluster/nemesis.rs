@@ -36,6 +36,17 @@ const KINDS: [Class; 15] = [
     Class::Members,
 ];
 
+/// Troubles after which a node starts again, and the rot that is not for all.
+const RESTARTS: [Class; 7] = [
+    Class::NodeKill,
+    Class::NodePower,
+    Class::NodeStop,
+    Class::Blackout,
+    Class::DiskFails,
+    Class::Wipe,
+    Class::RotOne,
+];
+
 /// How a trouble ends.
 enum Lift {
     /// These are started.
@@ -54,7 +65,12 @@ enum Lift {
 
 /// Makes all the trouble of a seed.
 pub async fn run(lab: &Rc<ClusterLab>) {
-    let kinds: Vec<Class> = KINDS.into_iter().filter(|kind| lab.plan.has(*kind)).collect();
+    let mut kinds: Vec<Class> = KINDS.into_iter().filter(|kind| lab.plan.has(*kind)).collect();
+    if lab.plan.has(Class::RotAll) {
+        // An entry has blocks of several addresses, so all copies of it may be damaged: with a
+        // restart that would be two faults.
+        kinds.retain(|kind| !RESTARTS.contains(kind));
+    }
     for _ in 0..lab.plan.troubles {
         lab.reactor.sleep(Duration::from_millis(lab.below(5_000))).await;
         if lab.is_broken() {
@@ -140,6 +156,9 @@ async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
             Some(Lift::Restart(site))
         }
         Class::RotOne => {
+            // Always the same one: of everything, the others have sound copies.
+            let site = Rc::clone(&lab.sites[lab.world.seed() as usize % lab.sites.len()]);
+            site.disturb();
             rot::of_one(lab, &site);
             None
         }
