@@ -32,7 +32,7 @@ pub(super) struct Stage {
 }
 
 /// All stages.
-pub(super) const STAGES: [Stage; 7] = [
+pub(super) const STAGES: [Stage; 9] = [
     Stage {
         name: "seeds",
         folders: &["engine/", "nbd-server/", "sim/"],
@@ -96,6 +96,18 @@ pub(super) const STAGES: [Stage; 7] = [
         folders: &["engine/"],
         build: &["test", "--no-run", "-p", "ashlar-engine", "--test", "it"],
         run: &["embedded", "sim::", "sparse"],
+    },
+    Stage {
+        name: "clusters",
+        folders: &["raft/src/", "engine/src/", "nbd-server/src/", "sim/"],
+        build: &["build", "-p", "ashlar-sim", "--bin", "ashlar-sim"],
+        run: &["run", "--cluster", "--jobs", "1", "--failures", "1", "--seeds", "SEEDS"],
+    },
+    Stage {
+        name: "cluster tests",
+        folders: &["raft/", "engine/src/"],
+        build: &["test", "--no-run", "-p", "ashlar-raft", "--lib", "--test", "it"],
+        run: &["--skip", "ring::"],
     },
 ];
 
