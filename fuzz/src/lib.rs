@@ -11,12 +11,13 @@ pub mod nbd_transmission;
 mod pipe;
 pub mod raft_control;
 pub mod raft_frame;
+pub mod raft_messages;
 
 /// Runs one input; panics if something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("engine_batch", engine_format::batch),
     ("engine_chunk", engine_format::chunk),
     ("engine_groups", engine_format::groups),
@@ -29,4 +30,5 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("nbd_transmission", nbd_transmission::target),
     ("raft_control", raft_control::target),
     ("raft_frame", raft_frame::target),
+    ("raft_messages", raft_messages::target),
 ];

@@ -48,7 +48,7 @@ pub(super) enum Message {
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CodecError {
+pub(crate) enum CodecError {
     Encoding(EncodingError),
     Changes(ChangesError),
     /// Parts that belong to no entry, or are missing.
@@ -226,6 +226,19 @@ const SUCCESS: u8 = 0;
 const CONFLICT: u8 = 1;
 const HIGHER_VOTE: u8 = 2;
 const PARTIAL: u8 = 3;
+
+/// Head and payload of a message, as it is understood, encoded anew.
+///
+/// # Errors
+/// Why it is refused.
+pub(crate) fn understand(
+    head: &[u8],
+    payload: Vec<Buffer>,
+    pool: &BufferPool,
+) -> Result<(Vec<u8>, Vec<Buffer>)> {
+    let (to, message) = Message::decode(head, payload)?;
+    message.encode(to, pool)
+}
 
 /// The answer to an append.
 pub(super) fn encode_appended(answer: &AppendEntriesResponse<Config>) -> Vec<u8> {

@@ -14,6 +14,7 @@ mod serve;
 mod tests;
 mod vote;
 
+pub(crate) use codec::understand;
 pub use link::{Link, Network};
 pub use serve::serve;
 pub(crate) use vote::vote_for_gated;

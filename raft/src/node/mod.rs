@@ -30,10 +30,12 @@ mod status;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod understand;
 
 pub use options::{NodeOptions, Timing, parse_address};
 pub use scrub::ScrubReport;
 pub use status::{ClusterStatus, GroupStatus, MemberStatus, NodeStatus, StoreStatus};
+pub use understand::understand;
 
 use crate::control::{
     ClusterId, Command, ControlState, DeviceUuid, NodeSpec, Operation, Outcome, PgId, Policy,

@@ -73,6 +73,7 @@ impl Timing {
             enable_leader_restore: Some(false),
             // Entries are given up by the node, when it knows that nobody needs them.
             snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: APPEND_ENTRIES_MAX,
             api_channel_size: Some(CHANNEL_SIZE),
             notification_channel_size: Some(CHANNEL_SIZE),

@@ -1,6 +1,7 @@
 //! Goal: the laboratory holds what it promises, and the store holds in a fixed set of seeds.
 //! Method: whole seeds in this process; seeds that are broken on purpose must be seen.
 
+mod clusters;
 mod damage;
 mod exports;
 
