@@ -1,5 +1,5 @@
-//! What nodes say to each other: Raft's messages, snapshots', and their own. Any bytes are refused or
-//! understood, and what is understood encodes to something that is understood in the same way.
+//! What nodes say to each other: Raft's messages, snapshots', and their own. Any bytes are refused
+//! or understood, and what is understood encodes to something that is understood in the same way.
 
 use crate::input::Input;
 use ashlar_engine::buffer::{Buffer, BufferPool, PoolOptions};

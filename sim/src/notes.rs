@@ -1,5 +1,5 @@
-//! What a laboratory writes down of one seed: what it counted and what it found; and the dice of its
-//! workload.
+//! What a laboratory writes down of one seed: what it counted and what it found; and the dice of
+//! its workload.
 //!
 //! Invariant: nothing here is borrowed while anybody waits.
 //! Must never know: what is tested.

@@ -161,8 +161,8 @@ impl LocalGroup {
     /// durable when it returns. Nothing is done if it is sound.
     ///
     /// # Errors
-    /// `NotFound` if no entry of this identity is in the log, `Invalid` if this is not what it held,
-    /// `Corrupt` if nobody knows where it was, `Device` if the device failed.
+    /// `NotFound` if no entry of this identity is in the log, `Invalid` if this is not what it
+    /// held, `Corrupt` if nobody knows where it was, `Device` if the device failed.
     pub async fn restore(&self, entry: GroupEntry) -> Result<()> {
         self.call(GroupRequest::Restore(entry)).await.map(drop)
     }

@@ -1,7 +1,7 @@
 //! Mending: a block that does not prove itself is written anew, with what another copy of it says.
 //!
-//! Invariant: a block is mended only as long as the index points to where it was found damaged; what
-//! was written since stays.
+//! Invariant: a block is mended only as long as the index points to where it was found damaged;
+//! what was written since stays.
 //! Must never know: where the other copy is, who vouches for it.
 
 use super::Store;

@@ -372,11 +372,14 @@ fn damage(world: &World, number: u64, fill: u8) {
         .collect();
     assert_eq!(places.len(), 1, "one copy in each store");
     let start = places[0] * 4096;
-    disk.damage(start..start + 512, if fill % 2 == 0 { &Damage::FlipBit } else { &Damage::Bad });
+    disk.damage(
+        start..start + 512,
+        if fill.is_multiple_of(2) { &Damage::FlipBit } else { &Damage::Bad },
+    );
 }
 
-/// Every log is damaged, each in another entry, and all nodes start again: entries are repaired from
-/// each other before any member runs.
+/// Every log is damaged, each in another entry, and all nodes start again: entries are repaired
+/// from each other before any member runs.
 #[test]
 fn damaged_logs_are_repaired_from_each_other() {
     let world = World::new(10, WorldOptions::default());

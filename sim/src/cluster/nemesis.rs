@@ -140,21 +140,7 @@ async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
             lab.log(|| format!("node {} stands still", site.number));
             Some(Lift::Resume(site))
         }
-        Class::SlowDisk => {
-            let mut faults = lab.plan.disk.clone();
-            faults.latency = Latency::around(Duration::from_millis(5 + lab.below(60)));
-            site.set_disk(faults);
-            site.disturb();
-            lab.log(|| format!("node {} has a slow disk", site.number));
-            Some(Lift::Disk(site))
-        }
-        Class::DiskFails => {
-            let faults = DiskFaults { write_error: Chance(200_000), ..lab.plan.disk.clone() };
-            site.set_disk(faults);
-            site.disturb();
-            lab.log(|| format!("node {} has a failing disk", site.number));
-            Some(Lift::Restart(site))
-        }
+        Class::SlowDisk | Class::DiskFails | Class::DiskFull => Some(trouble_disk(lab, kind, site)),
         Class::RotOne => {
             // Always the same one: of everything, the others have sound copies.
             let site = Rc::clone(&lab.sites[lab.world.seed() as usize % lab.sites.len()]);
@@ -166,18 +152,30 @@ async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
             rot::of_all(lab);
             None
         }
-        Class::DiskFull => {
-            let full_from_bytes = Some((8 << 20) + (lab.below(40) << 20));
-            site.set_disk(DiskFaults { full_from_bytes, ..lab.plan.disk.clone() });
-            site.disturb();
-            lab.log(|| format!("node {} has a full disk", site.number));
-            Some(Lift::Disk(site))
-        }
         Class::Members => {
             drain(lab, &site, true).await;
             Some(Lift::TakeBack(site))
         }
         _ => wipe(lab, site).await,
+    }
+}
+
+/// A disk that is slow, fails or has no more room.
+fn trouble_disk(lab: &ClusterLab, kind: Class, site: Rc<Site>) -> Lift {
+    let mut faults = lab.plan.disk.clone();
+    match kind {
+        Class::SlowDisk => {
+            faults.latency = Latency::around(Duration::from_millis(5 + lab.below(60)));
+        }
+        Class::DiskFails => faults.write_error = Chance(200_000),
+        _ => faults.full_from_bytes = Some((8 << 20) + (lab.below(40) << 20)),
+    }
+    site.set_disk(faults);
+    site.disturb();
+    lab.log(|| format!("the disk of node {} is troubled", site.number));
+    match kind {
+        Class::DiskFails => Lift::Restart(site),
+        _ => Lift::Disk(site),
     }
 }
 
