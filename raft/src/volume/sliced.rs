@@ -245,7 +245,7 @@ impl ClusterVolume {
         }
     }
 
-    /// Whether a handle may write yet; `None` if it never did.
+    /// Whether a handle has begun to write; an error if it has lost the right to since.
     fn begun(&self, by: &Right) -> Result<bool> {
         match by.fencings.get() {
             None => Ok(false),
