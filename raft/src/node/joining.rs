@@ -3,9 +3,9 @@
 //! Must never know: what groups do.
 
 use super::identity::Stored;
-use super::message::Message;
+use super::message::{Message, Range};
 use super::replica::unknown;
-use super::{Inner, NodeOptions, make_peers, parse_address, planner};
+use super::{Inner, Node, NodeOptions, make_peers, parse_address, planner};
 use crate::control::{
     ClusterId, ControlState, NodeState, Operation, Outcome, PgId, Policy, Refusal,
 };
@@ -14,6 +14,7 @@ use crate::placement::{NodeId, StoreId};
 use crate::transport::Request;
 use crate::types::{Member, Membership, StoredMembership};
 use ashlar_engine::local::LocalStore;
+use ashlar_engine::units::{BlockIndex, VolumeId};
 use ashlar_engine::{Error, ErrorKind, Result};
 use openraft_rt::watch::WatchReceiver as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,46 @@ pub(super) fn check(options: &NodeOptions, stored: Option<Stored>) -> Result<()>
     }
 }
 
+impl Node {
+    /// Waits until this node knows the cluster as it is now, so that it finds every volume that
+    /// there is. False: not in time, as where no majority of the control group is there. Nothing is
+    /// waited for by a node that is in no cluster yet.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        let inner = &self.inner;
+        if inner.peers().is_none() {
+            return true;
+        }
+        let settling = inner.runtime.enter(inner.settle());
+        inner.reactor.within(limit, settling).await.is_some()
+    }
+}
+
 impl Inner {
+    /// See [`Node::settled`].
+    async fn settle(&self) {
+        loop {
+            // Whoever leads answers a read of anything once it has applied all there is.
+            let nothing = Range { volume: VolumeId::GROUPS, first: BlockIndex(0), count: 1 };
+            if self.read(PgId::CONTROL, nothing).await.is_ok() {
+                let leader = self.leaders.borrow().get(&PgId::CONTROL).copied();
+                match leader.map(|leader| self.node_of(leader)) {
+                    Some(Ok(leader)) if leader != self.options.id => {
+                        self.fetch_map(leader).await;
+                        return;
+                    }
+                    Some(Ok(_)) => return,
+                    // A map that does not know the leader yet.
+                    _ => {
+                        for node in self.map_sources() {
+                            self.fetch_map(node).await;
+                        }
+                    }
+                }
+            }
+            self.reactor.sleep(RETRY_PAUSE).await;
+        }
+    }
+
     /// Goes on as a node of a cluster.
     pub(super) async fn enter_cluster(
         self: &Rc<Inner>,

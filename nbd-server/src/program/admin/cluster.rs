@@ -17,6 +17,7 @@ use ashlar_raft::control::{
 use ashlar_raft::node::Node;
 use ashlar_raft::placement::{Labels, NodeId};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::rc::Rc;
 
@@ -30,7 +31,8 @@ pub(crate) struct ServedNode {
     pub(crate) store: LocalStore,
     pub(crate) server: Server<ClusterExports>,
     pub(crate) store_path: String,
-    pub(crate) listen: Vec<String>,
+    /// Where NBD clients connect, once they may.
+    pub(crate) listen: Rc<RefCell<Vec<String>>>,
     pub(crate) started: Nanos,
 }
 
@@ -181,7 +183,7 @@ impl ServedNode {
     fn status(&self) -> super::report::StatusReport {
         let around = Around {
             store_path: &self.store_path,
-            listen: &self.listen,
+            listen: &self.listen.borrow(),
             read_only: false,
             started: self.started,
         };

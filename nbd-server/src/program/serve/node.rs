@@ -14,8 +14,16 @@ use crate::program::{output, store};
 use ashlar_engine::reactor::Reactor;
 use ashlar_nbd_server::{ClusterExports, Server, ServerOptions};
 use ashlar_raft::node::{Node, NodeOptions, parse_address};
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a node that starts waits to know the cluster as it is now, before it lets clients in.
+const SETTLE_MAX: Duration = Duration::from_secs(15);
 
 pub(super) async fn serve(
     reactor: &Reactor,
@@ -45,17 +53,23 @@ pub(super) async fn serve(
     let server = Server::new(reactor.clone(), exports, ServerOptions::default());
     let socket = args.admin.clone().unwrap_or_else(|| store::admin_socket(path));
     let admin = admin::server::listen(reactor, &socket)?;
-    let bound = listen(&server, &args.listen)?;
+    let listening = Rc::new(RefCell::default());
     let served = ServedNode {
         node: node.clone(),
         store: store.clone(),
         server: server.clone(),
         store_path: path.display().to_string(),
-        listen: bound.iter().map(address::uri).collect(),
+        listen: Rc::clone(&listening),
         started: reactor.now(),
     };
-    let ready: String = served.listen.iter().map(|uri| format!("ready {uri}\n")).collect();
     let admin = admin::server::serve(admin, reactor, Rc::new(Rc::new(served)));
+    // Clients must find every volume that there is; where nobody can say, they find those known.
+    if !settle(&node, &signals).await {
+        tracing::warn!("the control group does not answer: this node may know an old cluster");
+    }
+    let uris: Vec<String> = listen(&server, &args.listen)?.iter().map(address::uri).collect();
+    let ready: String = uris.iter().map(|uri| format!("ready {uri}\n")).collect();
+    listening.replace(uris);
     output::say(&ready)?;
     let watch = reactor.spawn(watch(reactor.clone(), store.clone()));
     tracing::info!(store = %path.display(), node = %node.id(), "serving");
@@ -69,4 +83,15 @@ pub(super) async fn serve(
     }
     node.shutdown().await;
     store.close().await.map_err(Failure::from)
+}
+
+/// Waits until the node knows the cluster as it is now; false: not in time. The end of the process
+/// ends the wait.
+async fn settle(node: &Node, signals: &Signals) -> bool {
+    let (mut settled, mut stopped) = (pin!(node.settled(SETTLE_MAX)), pin!(signals.stopped()));
+    poll_fn(|context| match stopped.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending => settled.as_mut().poll(context),
+    })
+    .await
 }
