@@ -8,7 +8,7 @@ use super::process::{self, NodeProcess};
 use crate::program::admin::Request;
 use crate::program::admin::client::ask;
 use crate::program::admin::cluster_report::{AdmittedReport, ClusterReport};
-use crate::program::admin::report::VolumesReport;
+use crate::program::admin::report::{StatusReport, VolumesReport};
 use crate::program::cli::StoreArgs;
 use crate::program::failure::{Failure, Result};
 use crate::program::output::{complain, say};
@@ -180,9 +180,14 @@ impl Local {
         .await
     }
 
+    /// Waits until a node lets clients in.
     async fn answers(&self, node: u16) -> Result<()> {
-        let what = format!("node {node} answers");
-        self.until(&what, || self.ask_any(node, &Request::ClusterStatus {}).is_ok()).await
+        let what = format!("node {node} lets clients in");
+        let listens = || {
+            let status = self.ask::<StatusReport>(node, &Request::Status {});
+            status.is_ok_and(|status| !status.listen.is_empty())
+        };
+        self.until(&what, listens).await
     }
 
     async fn until(&self, what: &str, holds: impl Fn() -> bool) -> Result<()> {
