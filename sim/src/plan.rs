@@ -125,7 +125,7 @@ impl Class {
     ];
 
     /// The classes of clusters, and in how many of their seeds of 100 each is.
-    pub const CLUSTER: [(Class, u64); 27] = [
+    pub const CLUSTER: [(Class, u64); 28] = [
         (Class::Latency, 60),
         (Class::Stall, 15),
         (Class::Split, 30),
@@ -134,6 +134,7 @@ impl Class {
         (Class::Partial, 60),
         (Class::Zeroes, 60),
         (Class::Shuffle, 80),
+        (Class::Heavy, 12),
         (Class::NodeKill, 50),
         (Class::NodePower, 50),
         (Class::NodeStop, 30),

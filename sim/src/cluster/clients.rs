@@ -10,6 +10,7 @@ use crate::history::{Effect, Fate};
 use crate::invariants::Violation;
 use crate::plan::Class;
 use crate::sector::{BLOCK_SECTORS, SECTOR_BYTES, encode_all};
+use ashlar_nbd_server::proto::Errno;
 use ashlar_nbd_server::proto::wire::command_flag;
 use std::ops::Range;
 use std::rc::Rc;
@@ -94,7 +95,12 @@ async fn worker(lab: Rc<ClusterLab>, seat: Seat) {
 fn range(lab: &ClusterLab, kept: &Kept) -> Range<u64> {
     let sectors = kept.volume.sectors();
     let unit = if lab.plan.has(Class::Partial) && lab.percent(60) { 1 } else { BLOCK_SECTORS };
-    let most = if lab.percent(80) { 16 } else { 256 };
+    let heavy = lab.plan.has(Class::Heavy) && lab.percent(50);
+    let most = match heavy {
+        true => 2048,
+        false if lab.percent(80) => 16,
+        false => 256,
+    };
     let count = (1 + lab.below(most)).next_multiple_of(unit).min(sectors);
     let hot = if lab.percent(60) { (count + 32).min(sectors) } else { sectors };
     let first = lab.below(hot - count + 1) / unit * unit;
@@ -207,7 +213,8 @@ async fn change(lab: &ClusterLab, seat: &Seat, handle: HandleId) -> bool {
         Answer::Done => Fate::Done,
         Answer::Error(errno) => {
             let fenced = seat.kept.writers.borrow().may_be_fenced(handle);
-            refused(lab, seat, request, errno, fenced || lab.may_fail(since));
+            let full = errno == Errno::NoSpace as u32 && lab.plan.has(Class::Heavy);
+            refused(lab, seat, request, errno, fenced || full || lab.may_fail(since));
             Fate::Lost
         }
         _ => {

@@ -52,6 +52,12 @@ impl ClusterPlan {
             disk: DiskFaults::default(),
             net: NetFaults::default(),
         };
+        if plan.has(Class::Heavy) {
+            // Stores fill up: entries are given up, and members that lack them get snapshots.
+            plan.volume_bytes = 6 << 20;
+            plan.troubles = plan.troubles.min(3);
+            plan.requests = plan.requests.min(250);
+        }
         plan.troubles = plan.troubles.min(limits.lives.unwrap_or(u32::MAX));
         plan.requests = plan.requests.min(limits.requests.unwrap_or(u32::MAX));
         plan.draw_faults(seed);
