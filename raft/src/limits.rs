@@ -72,6 +72,10 @@ pub const READ_HEADS_MAX_BYTES: usize = 128 << 10;
 /// Entries that are applied at once, before their proposers are answered.
 pub const APPLY_ENTRIES_MAX: usize = 64;
 
+/// How long a member that has all entries is not told that more of them are committed, if entries
+/// that say so may come: more than the time between two writes of a client that waits for each.
+pub const COMMIT_HELD_MAX: Duration = Duration::from_millis(2);
+
 /// Blocks of one piece of a snapshot: 1 MiB.
 pub const SNAPSHOT_PIECE_BLOCKS: u64 = (1 << 20) / BLOCK_SIZE_BYTES as u64;
 /// Pieces of a snapshot that are under way: enough to keep a network and a disk busy together.
@@ -88,7 +92,12 @@ pub const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(1);
 pub const SNAPSHOT_CALL_MAX: Duration = Duration::from_secs(30);
 
 /// Proposals of a writer that are under way at once: what comes meanwhile gathers.
-pub const PROPOSALS_UNDER_WAY: usize = 2;
+pub const PROPOSALS_UNDER_WAY: usize = 4;
+/// Writes that must have gathered for another proposal while one is under way: a proposal costs
+/// all members about as much as so many writes in it,
+pub const PROPOSAL_WORTH_CHANGES: usize = 24;
+/// or their blocks: 256 KiB keep a network and a disk busy.
+pub const PROPOSAL_WORTH_BLOCKS: usize = 64;
 /// Writes of one writer that wait to be proposed; a further one waits for room.
 pub const WRITES_WAITING_MAX: usize = 1024;
 /// Blocks of those.

@@ -157,18 +157,18 @@ impl LogStore {
 
     /// The last entry, or what is given up before it.
     pub(crate) fn last(&self) -> Option<LogId> {
-        let last = self.inner.group.state().last;
+        let last = self.inner.group.span().last;
         last.and_then(|id| self.inner.saved.get().raft_id(id)).max(self.inner.purged.get())
     }
 
     /// The last entry that is applied.
     pub(crate) fn applied(&self) -> Option<LogId> {
-        self.inner.group.state().applied.and_then(|id| self.inner.saved.get().raft_id(id))
+        self.inner.group.span().applied.and_then(|id| self.inner.saved.get().raft_id(id))
     }
 
     /// Index of the first entry that is kept, if any is.
     pub(crate) fn first(&self) -> Option<u64> {
-        let first = self.inner.group.state().first?;
+        let first = self.inner.group.span().first?;
         let first = self.inner.saved.get().raft_index(first);
         Some(first.unwrap_or(0).max(self.inner.purged.get().next_index()))
     }
@@ -308,7 +308,7 @@ impl RaftLogStorage<Config> for LogStore {
         let reactor = inner.group.store().reactor();
         self.check_open()?;
         let saved = inner.saved.get();
-        let made = entries.into_iter().map(|entry| saved.engine_entry(entry, reactor.pool()));
+        let made = entries.into_iter().map(|entry| saved.engine_entry(entry));
         let made: Vec<GroupEntry> = made.collect::<Result<_, _>>()?;
         let last = made.last().and_then(|entry| saved.raft_index(entry.id.index));
         let Some(last) = last else {
@@ -346,7 +346,7 @@ impl RaftLogStorage<Config> for LogStore {
         let in_engine = last.map(|last| saved.engine_index(last)).or(saved.engine_base());
         inner.group.truncate_after(in_engine).await.map_err(|error| io_error(&error))?;
         // All that was appended before is durable now too.
-        let kept = inner.group.state().durable.and_then(|id| saved.raft_id(id)).index();
+        let kept = inner.group.span().durable.and_then(|id| saved.raft_id(id)).index();
         inner.durable.send_if_modified(|durable| {
             durable.upto = durable.upto.max(kept.min(last));
             true

@@ -92,6 +92,11 @@ impl HeapBlock {
         HeapBlock { start, layout, in_use_bytes }
     }
 
+    /// Another block, counted where this one is.
+    pub(super) fn beside(&self, bytes: usize) -> HeapBlock {
+        HeapBlock::allocate(bytes, Rc::clone(&self.in_use_bytes))
+    }
+
     /// Its first byte.
     pub(super) fn start(&self) -> NonNull<u8> {
         self.start

@@ -123,8 +123,7 @@ impl BufferPool {
             Some(buffer) => buffer,
             None => {
                 let count = Rc::clone(&self.state.in_use_bytes);
-                let block = HeapBlock::allocate(blocks * BLOCK_SIZE_BYTES, count);
-                Buffer { start: block.start(), len, owner: Owner::Heap(Rc::new(block)) }
+                Buffer::on_heap(HeapBlock::allocate(blocks * BLOCK_SIZE_BYTES, count), len)
             }
         }
     }
@@ -149,6 +148,11 @@ impl BufferPool {
         self.state.in_use_max_bytes
     }
 
+    /// The pool with this state.
+    pub(super) fn of(state: &Rc<PoolState>) -> BufferPool {
+        BufferPool { state: Rc::clone(state) }
+    }
+
     /// Addresses of the arena, for registering it with a ring.
     pub(crate) fn arena_range(&self) -> Option<Range<usize>> {
         let arena = self.state.arena.as_ref()?;
@@ -166,6 +170,7 @@ impl BufferPool {
         state.in_use_bytes.set(state.in_use_bytes.get() + bytes);
         // SAFETY: the buddy allocator gives out block numbers inside the arena only.
         let start = unsafe { arena.start().add(first as usize * BLOCK_SIZE_BYTES) };
-        Some(Buffer { start, len, owner: Owner::Arena { pool: Rc::clone(state), first } })
+        let owner = Owner::Arena { pool: Rc::clone(state), first };
+        Some(Buffer { start, len, owner, shared: Cell::new(false) })
     }
 }

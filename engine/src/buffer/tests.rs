@@ -108,3 +108,45 @@ fn random_allocations_never_overlap() {
     assert_eq!(pool.in_use_bytes(), 0);
     assert!(in_arena(&pool, &pool.allocate(32 * BLOCK)), "all merged again");
 }
+
+#[test]
+fn a_clone_keeps_its_bytes_whatever_becomes_of_the_other() {
+    for blocks in [16, 0] {
+        let pool = pool(blocks, 16);
+        let mut one = pool.allocate(2 * BLOCK);
+        one.fill(1);
+        let mut two = one.clone();
+        assert_eq!((one.as_ptr(), pool.in_use_bytes()), (two.as_ptr(), 2 * BLOCK));
+        two[3] = 2;
+        assert_ne!(one.as_ptr(), two.as_ptr());
+        assert_eq!((one[3], two[3], two[4], pool.in_use_bytes()), (1, 2, 1, 4 * BLOCK));
+        // A piece of what is shared is shared, whichever is written to first.
+        let three = one.clone();
+        let (mut head, tail) = one.split_at(BLOCK);
+        head.fill(5);
+        assert!(three.iter().all(|byte| *byte == 1) && tail.iter().all(|byte| *byte == 1));
+        drop((two, three, head, tail));
+        assert_eq!(pool.in_use_bytes(), 0);
+    }
+}
+
+#[test]
+fn pieces_that_follow_each_other_are_joined() {
+    for blocks in [16, 0] {
+        let pool = pool(blocks, 16);
+        let mut whole = pool.allocate(3 * BLOCK);
+        (0..3).for_each(|i| whole[i * BLOCK..][..BLOCK].fill(i as u8));
+        let place = whole.as_ptr();
+        let (a, rest) = whole.split_at(BLOCK);
+        let (mut b, c) = rest.split_at(BLOCK);
+        assert!(Buffer::join([]).is_none());
+        assert!(Buffer::join([&a, &c]).is_none() && Buffer::join([&b, &a]).is_none());
+        assert!(Buffer::join([&a, &pool.allocate(BLOCK)]).is_none());
+        let joined = Buffer::join([&a, &b, &c]).expect("they follow each other");
+        assert_eq!((joined.as_ptr(), joined.len()), (place, 3 * BLOCK));
+        b.fill(9);
+        assert_eq!((joined[BLOCK], b[0]), (1, 9));
+        drop((a, b, c, joined));
+        assert_eq!(pool.in_use_bytes(), 0);
+    }
+}

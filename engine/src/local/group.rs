@@ -5,7 +5,7 @@
 
 use super::{LocalStore, LocalVolume};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Change, GroupEntry, GroupRequest, GroupState, Outcome, Request};
+use crate::store::{Change, GroupEntry, GroupRequest, GroupSpan, GroupState, Outcome, Request};
 use crate::units::{GroupId, LogId, VolumeId};
 use std::future::Future;
 use std::rc::Rc;
@@ -50,7 +50,13 @@ impl LocalGroup {
         &self.store
     }
 
-    /// What it knows of itself.
+    /// How far its log goes. Cheap.
+    #[must_use]
+    pub fn span(&self) -> GroupSpan {
+        self.store.inner.store.borrow().group_span(self.id)
+    }
+
+    /// What it knows of itself. Looks at every entry: not for every request.
     #[must_use]
     pub fn state(&self) -> GroupState {
         self.store.inner.store.borrow().group_state(self.id)

@@ -27,7 +27,7 @@ mod volumes;
 mod write;
 
 pub use geometry::{Geometry, format_store};
-pub use group::{Change, Faulty, GroupEntry, GroupRequest, GroupState};
+pub use group::{Change, Faulty, GroupEntry, GroupRequest, GroupSpan, GroupState};
 pub use mend::Place;
 pub use recovery::{ReadRange, ReadResult, Recovery};
 pub use status::{Mapping, SegmentCounts, StoreStatus, VolumeStatus};

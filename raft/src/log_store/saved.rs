@@ -9,7 +9,6 @@ use super::invalid;
 use crate::limits::{SAVED_BYTES, VOTE_BYTES};
 use crate::types::encoding::{Bytes, EncodingError, decode_vote, encode_head, encode_vote};
 use crate::types::{Entry, LogId, Payload, Proposal, Vote, log_id};
-use ashlar_engine::buffer::BufferPool;
 use ashlar_engine::local::LocalGroup;
 use ashlar_engine::store::GroupEntry;
 use ashlar_engine::units::LogId as EngineId;
@@ -137,11 +136,11 @@ impl Saved {
         }
     }
 
-    pub(super) fn engine_entry(&self, entry: Entry, pool: &BufferPool) -> io::Result<GroupEntry> {
+    pub(super) fn engine_entry(&self, entry: Entry) -> io::Result<GroupEntry> {
         let (id, payload): (LogId, Payload) = (entry.log_id, entry.payload);
         let head = encode_head(&payload).map_err(invalid)?;
         let changes = match payload {
-            EntryPayload::Normal(Proposal::Write(write)) => write.changes.into_vec(pool),
+            EntryPayload::Normal(Proposal::Write(write)) => write.changes.into_vec(),
             _ => Vec::new(),
         };
         Ok(GroupEntry { id: self.engine_id(id), head, changes })

@@ -3,6 +3,7 @@
 //! Must never know: what entries mean.
 
 use super::codec::{CodecError, Message, decode_appended, decode_transferred, decode_voted};
+use super::held::held;
 use crate::frame::NodeId;
 use crate::snapshot::Source;
 use crate::state_machine::Manifest;
@@ -220,6 +221,7 @@ impl RaftNetworkV2<Config> for Link {
         let last = |request: &AppendEntriesRequest<Config>| {
             request.entries.last().map(RaftEntry::log_id).or(request.prev_log_id)
         };
+        let input = held(input, self.network.peers.reactor().clone());
         let calls = input.map(move |request| {
             let wanted = last(&request);
             let answer = link.append(request, timeout);

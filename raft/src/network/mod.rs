@@ -7,6 +7,7 @@
 //! Must never know: what entries mean, who decides on members.
 
 mod codec;
+mod held;
 mod link;
 mod send;
 mod serve;

@@ -93,7 +93,7 @@ impl Group for OneGroup {
         Box::pin(async move {
             let node = node.ok_or_else(|| ProposeError::Unknown(gone()))?;
             let Write { proposer, serial, epoch, changes } = write;
-            let changes = changes.into_shared(node.reactor.pool());
+            let changes = changes.into_shared();
             let make = || {
                 let changes = Changes::from(Rc::clone(&changes));
                 Proposal::Write(Write { proposer, serial, epoch, changes })

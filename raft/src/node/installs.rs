@@ -58,7 +58,7 @@ fn is_gated(group: &LocalGroup) -> bool {
 fn behind(group: &LocalGroup) -> u64 {
     match Saved::load(group) {
         Ok(saved) if !matches!(saved.install, Install::Under { .. }) => {
-            let last = group.state().last;
+            let last = group.span().last;
             last.and_then(|last| saved.raft_index(last.index)).unwrap_or(0)
         }
         _ => 0,
@@ -105,7 +105,7 @@ impl Inner {
             }
             Message::Piece { number, changes } => {
                 let incoming = self.incoming(id, peer, sending)?;
-                let changes = changes.into_vec(self.reactor.pool());
+                let changes = changes.into_vec();
                 incoming.heard.set(self.reactor.now());
                 incoming.installer.take(number, changes).await.map_err(fault)?;
                 incoming.heard.set(self.reactor.now());
@@ -167,7 +167,7 @@ impl Inner {
             None if !is_gated(&group) => return Err(not_here(id)),
             // With a damaged log nobody knows what it has acknowledged of what it holds.
             None => {
-                let upto = group.state().last.and_then(|id| saved.raft_index(id.index));
+                let upto = group.span().last.and_then(|id| saved.raft_index(id.index));
                 let damaged = !matches!(saved.install, Install::Under { .. });
                 if damaged && upto.is_some_and(|upto| upto >= last.index()) {
                     return Err(fault("the damaged log reaches further than this snapshot"));

@@ -56,7 +56,7 @@ impl Mender for NodeMender {
 impl Replica {
     /// Index of the last entry that is applied to the store.
     fn applied_here(&self) -> u64 {
-        self.log.group().state().applied.map_or(0, |applied| applied.index)
+        self.log.group().span().applied.map_or(0, |applied| applied.index)
     }
 
     /// Waits until entries up to this one are applied. False: not in time.

@@ -127,6 +127,6 @@ impl Inner {
             return Err(wrong(&"its blocks come in one part"));
         }
         let changes = decode_changes(bytes.rest(), parts.pop()).map_err(|e| wrong(&e))?;
-        Ok((head, changes.into_vec(self.reactor.pool())))
+        Ok((head, changes.into_vec()))
     }
 }

@@ -42,7 +42,7 @@ impl Installer {
         };
         let saved = Saved { vote: Some(vote), install: Install::Under { upto } };
         saved.save(&group).await?;
-        let applied = group.state().applied.map(|id| id.index);
+        let applied = group.span().applied.map(|id| id.index);
         group.truncate_after(applied).await?;
         let installer = Installer { group, vote, pieces: Mutex::new(0), stopped: Cell::new(false) };
         let old = installer.group.volumes();
@@ -147,7 +147,7 @@ impl Installer {
 
     /// The next entry's identity. Terms of the engine stay as they are: Raft's are kept elsewhere.
     fn next(&self) -> EngineId {
-        match self.group.state().last {
+        match self.group.span().last {
             Some(last) => EngineId { index: last.index + 1, ..last },
             None => EngineId { term: 0, leader: 0, index: 0 },
         }
@@ -178,7 +178,7 @@ impl Appended<'_> {
         self.installer.check()?;
         let group = &self.installer.group;
         // Entries are durable in order; a later one may have been applied with this one.
-        if group.state().applied.is_some_and(|applied| applied.index >= self.index) {
+        if group.span().applied.is_some_and(|applied| applied.index >= self.index) {
             return Ok(());
         }
         group.apply(self.index, self.head)
@@ -191,7 +191,7 @@ impl Appended<'_> {
 /// As the store says.
 pub(crate) async fn settle(group: &LocalGroup) -> Result<()> {
     let Install::Done { engine, .. } = load(group)?.install else { return Ok(()) };
-    let applied = |group: &LocalGroup| group.state().applied.map(|id| id.index);
+    let applied = |group: &LocalGroup| group.span().applied.map(|id| id.index);
     while applied(group) < Some(engine) {
         let from = applied(group).map_or(0, |index| index + 1);
         let upto = (from + APPLY_ENTRIES_MAX as u64).min(engine);

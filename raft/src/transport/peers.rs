@@ -242,6 +242,11 @@ impl Peers {
         self.shared.reactor.pool()
     }
 
+    /// The reactor of its connections.
+    pub(crate) fn reactor(&self) -> &Reactor {
+        &self.shared.reactor
+    }
+
     /// Where every peer stands.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {

@@ -3,7 +3,6 @@
 //! Must never know: how it is encoded, who carries it out.
 
 use crate::limits::{COMMAND_MAX_BYTES, PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX};
-use ashlar_engine::buffer::BufferPool;
 use ashlar_engine::store::GroupEntry;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, VolumeId};
 use std::fmt;
@@ -27,30 +26,30 @@ enum Kept {
 }
 
 impl Changes {
-    /// The changes as one's own. What others may still read is copied.
+    /// The changes as one's own. Their blocks are not copied.
     #[must_use]
-    pub fn into_vec(self, pool: &BufferPool) -> Vec<Change> {
+    pub fn into_vec(self) -> Vec<Change> {
         let entry = match self.0 {
             Kept::Own(changes) => return changes,
             Kept::Shared(changes) => {
-                return Rc::try_unwrap(changes).unwrap_or_else(|shared| copies(&shared, pool));
+                return Rc::try_unwrap(changes).unwrap_or_else(|shared| shared.to_vec());
             }
             Kept::Logged(entry) => entry,
         };
         match Rc::try_unwrap(entry) {
             Ok(entry) => entry.changes,
-            Err(shared) => copies(&shared.changes, pool),
+            Err(shared) => shared.changes.clone(),
         }
     }
 }
 
 impl Changes {
-    /// The changes, to be proposed more than once. What others may still read is copied.
+    /// The changes, to be proposed more than once.
     #[must_use]
-    pub fn into_shared(self, pool: &BufferPool) -> Rc<Vec<Change>> {
+    pub fn into_shared(self) -> Rc<Vec<Change>> {
         match self.0 {
             Kept::Shared(changes) => changes,
-            _ => Rc::new(self.into_vec(pool)),
+            _ => Rc::new(self.into_vec()),
         }
     }
 }
@@ -87,25 +86,6 @@ impl From<Rc<GroupEntry>> for Changes {
 impl PartialEq for Changes {
     fn eq(&self, other: &Changes) -> bool {
         self.len() == other.len() && self.iter().zip(&**other).all(|(one, other)| same(one, other))
-    }
-}
-
-fn copies(changes: &[Change], pool: &BufferPool) -> Vec<Change> {
-    changes.iter().map(|change| copy(change, pool)).collect()
-}
-
-fn copy(change: &Change, pool: &BufferPool) -> Change {
-    match *change {
-        Change::Write { volume, first, ref data } => {
-            let mut copied = pool.allocate(data.len());
-            copied.copy_from_slice(data);
-            Change::Write { volume, first, data: copied }
-        }
-        Change::Zero { volume, first, count, reserve } => {
-            Change::Zero { volume, first, count, reserve }
-        }
-        Change::CreateVolume { volume, size_bytes } => Change::CreateVolume { volume, size_bytes },
-        Change::DeleteVolume { volume } => Change::DeleteVolume { volume },
     }
 }
 

@@ -9,10 +9,11 @@
 use super::locks::Hold;
 use super::{Group, ProposeError};
 use crate::limits::{
-    BLOCKS_WAITING_MAX, PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX, PROPOSALS_OPEN_MAX,
-    PROPOSALS_UNDER_WAY, WRITE_MAX, WRITES_WAITING_MAX,
+    BLOCKS_WAITING_MAX, PROPOSAL_BLOCKS_MAX, PROPOSAL_CHANGES_MAX, PROPOSAL_WORTH_BLOCKS,
+    PROPOSAL_WORTH_CHANGES, PROPOSALS_OPEN_MAX, PROPOSALS_UNDER_WAY, WRITE_MAX, WRITES_WAITING_MAX,
 };
 use crate::runtime::{Oneshot, OneshotSender};
+use crate::types::encoding::lay_together;
 use crate::types::{Change, Changes, Outcome, Write};
 use ashlar_engine::reactor::Reactor;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, Nanos};
@@ -137,7 +138,10 @@ impl Writer {
         let mut state = self.state.borrow_mut();
         let oldest = state.open.first().copied().unwrap_or(u64::MAX);
         let told_apart = state.serial + 1 < oldest.saturating_add(PROPOSALS_OPEN_MAX);
-        if state.open.len() >= PROPOSALS_UNDER_WAY || !told_apart {
+        let worth = state.waiting.len() >= PROPOSAL_WORTH_CHANGES
+            || state.waiting_blocks >= PROPOSAL_WORTH_BLOCKS;
+        let may = state.open.is_empty() || worth && state.open.len() < PROPOSALS_UNDER_WAY;
+        if !may || !told_apart {
             return None;
         }
         let first = state.waiting.pop_front()?;
@@ -169,7 +173,9 @@ impl Writer {
     async fn carry_out(&self, serial: u64, mut batch: Vec<Pending>) {
         let epoch = batch[0].epoch;
         let changes = batch.iter_mut().flat_map(|pending| std::mem::take(&mut pending.changes));
-        let changes: Rc<Vec<Change>> = Rc::new(changes.collect());
+        let mut changes: Vec<Change> = changes.collect();
+        lay_together(&mut changes, self.reactor.pool());
+        let changes = Rc::new(changes);
         let deadline = batch[0].since + WRITE_MAX;
         let (mut pause, mut sure) = (RETRY_PAUSE_MIN, true);
         let result = loop {

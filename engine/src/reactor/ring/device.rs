@@ -174,8 +174,11 @@ impl Transfer {
             }
             DeviceOp::Sync => (Kind::Sync, 0, Vec::new()),
         };
+        let reads = matches!(self.kind, Kind::Read);
         for buffer in &mut self.buffers {
-            self.gather.push(buffer.as_mut_ptr(), buffer.len());
+            // What is written may be shared.
+            let start = if reads { buffer.as_mut_ptr() } else { buffer.as_ptr().cast_mut() };
+            self.gather.push(start, buffer.len());
         }
         if let Some(arena) = &ring.support.arena {
             self.fixed = self.gather.lies_in(arena);

@@ -415,7 +415,8 @@ fn gather(gather: &mut Gather, message: &mut Message) -> Option<io::Result<()>> 
                 gather.push(piece.as_mut_ptr(), piece.len());
                 rest = after;
             }
-            Part::Payload(buffer) => gather.push(buffer.as_mut_ptr(), buffer.len()),
+            // It may be shared.
+            Part::Payload(buffer) => gather.push(buffer.as_ptr().cast_mut(), buffer.len()),
         }
     }
     gather.rest().is_empty().then_some(Ok(()))

@@ -31,7 +31,7 @@ pub struct GroupEntry {
 
 /// What an entry does to a volume of its group. One that names a volume which the group does not
 /// have then, or blocks behind its end, has no effect.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Change {
     /// Writes whole blocks.
     Write {
@@ -75,6 +75,24 @@ impl Change {
             Change::Write { data, .. } => (data.len() / BLOCK_SIZE_BYTES) as u64,
             Change::Zero { count, reserve: true, .. } => u64::from(*count),
             _ => 0,
+        }
+    }
+
+    /// What it writes, if it writes.
+    #[must_use]
+    pub fn data(&self) -> Option<&Buffer> {
+        match self {
+            Change::Write { data, .. } => Some(data),
+            _ => None,
+        }
+    }
+
+    /// As [`Change::data`].
+    #[must_use]
+    pub fn data_mut(&mut self) -> Option<&mut Buffer> {
+        match self {
+            Change::Write { data, .. } => Some(data),
+            _ => None,
         }
     }
 
@@ -210,7 +228,7 @@ impl GroupEntry {
         Ok(())
     }
 
-    /// Its records, with copies of its bytes to be written.
+    /// Its records, with its bytes to be written.
     pub(super) fn records(&self, group: GroupId, pool: &BufferPool) -> GroupRecords {
         let LogId { term, leader, index } = self.id;
         let blocks = head_blocks(self.head.len());
@@ -239,13 +257,21 @@ impl GroupEntry {
             made.blocks += record.payload_blocks();
             made.records.push(record);
             if let Change::Write { data, .. } = change {
-                let mut payload = pool.allocate(data.len());
-                payload.copy_from_slice(data);
-                made.payload.push(payload);
+                made.payload.push(aligned(data, pool));
             }
         }
         made
     }
+}
+
+/// The same bytes where a device takes them from: a copy only if they lie elsewhere.
+fn aligned(data: &Buffer, pool: &BufferPool) -> Buffer {
+    if data.as_ptr().addr().is_multiple_of(BLOCK_SIZE_BYTES) {
+        return data.clone();
+    }
+    let mut copy = pool.allocate(data.len());
+    copy.copy_from_slice(data);
+    copy
 }
 
 /// A head or vote as it lies behind a table.

@@ -72,6 +72,19 @@ pub struct GroupState {
     pub faulty: Vec<Faulty>,
 }
 
+/// How far a group's log goes: the part of [`GroupState`] that costs nothing to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupSpan {
+    /// Entries up to this one are applied, perhaps in memory only.
+    pub applied: Option<LogId>,
+    /// Index of the first entry that is retained, if any is.
+    pub first: Option<u64>,
+    /// The last entry, durable or not; the purged one if none is retained.
+    pub last: Option<LogId>,
+    /// The last durable entry; the purged one if none is retained.
+    pub durable: Option<LogId>,
+}
+
 /// A request to a group.
 #[derive(Debug)]
 pub enum GroupRequest {
@@ -181,17 +194,27 @@ impl Group {
         faulty.collect()
     }
 
-    fn state(&self) -> GroupState {
+    fn span(&self) -> GroupSpan {
         let durable = self.entries.iter().rev().find(|slot| slot.place != Place::Memory);
-        GroupState {
-            vote: self.vote.clone(),
-            purged: self.purged,
+        GroupSpan {
             applied: self.applied,
-            saved: self.saved,
-            applied_head: self.applied_head.clone(),
             first: (self.entries.len() > 0).then(|| self.entries.first()),
             last: self.entries.last().map(|slot| slot.id).or(self.purged),
             durable: durable.map(|slot| slot.id).or(self.purged),
+        }
+    }
+
+    fn state(&self) -> GroupState {
+        let GroupSpan { applied, first, last, durable } = self.span();
+        GroupState {
+            vote: self.vote.clone(),
+            purged: self.purged,
+            applied,
+            saved: self.saved,
+            applied_head: self.applied_head.clone(),
+            first,
+            last,
+            durable,
             faulty: self.faulty(),
         }
     }
@@ -208,6 +231,12 @@ impl Store {
     #[must_use]
     pub fn group_state(&self, group: GroupId) -> GroupState {
         self.groups.by_id.get(&group).map(Group::state).unwrap_or_default()
+    }
+
+    /// How far a group's log goes.
+    #[must_use]
+    pub fn group_span(&self, group: GroupId) -> GroupSpan {
+        self.groups.by_id.get(&group).map(Group::span).unwrap_or_default()
     }
 
     /// The identity of an entry that is retained, or the last purged or applied.

@@ -53,14 +53,13 @@ pub fn encode_changes(changes: &[Change]) -> Result<Vec<u8>, EncodingError> {
     Ok(into)
 }
 
-/// All blocks of the changes, one after the other; `None` if there are none.
+/// All blocks of the changes, one after the other; `None` if there are none. Copied only if they
+/// do not lie so already.
 pub(crate) fn gather_blocks(changes: &[Change], pool: &BufferPool) -> Option<Buffer> {
-    let blocks = || {
-        changes.iter().filter_map(|change| match change {
-            Change::Write { data, .. } => Some(data),
-            _ => None,
-        })
-    };
+    let blocks = || changes.iter().filter_map(Change::data);
+    if let Some(joined) = Buffer::join(blocks()) {
+        return Some(joined);
+    }
     let total: usize = blocks().map(|data| data.len()).sum();
     if total == 0 {
         return None;
@@ -72,6 +71,16 @@ pub(crate) fn gather_blocks(changes: &[Change], pool: &BufferPool) -> Option<Buf
         at += data.len();
     }
     Some(gathered)
+}
+
+/// Lays the blocks of all changes one after the other, so that nobody copies them again.
+pub(crate) fn lay_together(changes: &mut [Change], pool: &BufferPool) {
+    let Some(mut rest) = gather_blocks(changes, pool) else { return };
+    for data in changes.iter_mut().filter_map(Change::data_mut) {
+        let (own, behind) = rest.split_at(data.len());
+        *data = own;
+        rest = behind;
+    }
 }
 
 /// The changes of a table and of the blocks that came with it, which are cut into pieces, not

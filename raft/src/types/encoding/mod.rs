@@ -12,8 +12,8 @@ mod ids;
 mod outcome;
 
 pub(crate) use bytes::{Bytes, bounded};
-pub(crate) use changes::gather_blocks;
 pub use changes::{ChangesError, decode_changes, encode_changes};
+pub(crate) use changes::{gather_blocks, lay_together};
 pub use head::{Head, decode_head, encode_head};
 pub use ids::{decode_stored_membership, decode_vote, encode_stored_membership, encode_vote};
 pub(crate) use ids::{put_log_id, take_log_id};
