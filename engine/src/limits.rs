@@ -56,7 +56,7 @@ pub const LEADER_MAX: u64 = u64::MAX >> 1;
 /// Volumes of groups in one store.
 pub const GROUP_VOLUMES_MAX: usize = 16384;
 /// Bytes of recent group entries kept in memory, besides those not durable yet.
-pub const ENTRY_CACHE_MAX_BYTES: usize = 32 << 20;
+pub const ENTRY_CACHE_MAX_BYTES: usize = 16 << 20;
 
 /// Groups of a store with segments of this size: what they leave in a checkpoint fits its reserve.
 #[must_use]

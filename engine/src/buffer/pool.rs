@@ -3,7 +3,7 @@
 //! Invariant: `in_use_bytes` counts every byte of every live allocation, arena and heap.
 //! Must never know: what the buffers are used for.
 
-use super::arena::{Arena, HeapBlock};
+use super::arena::{Arena, Heap, HeapBlock};
 use super::buddy::Buddy;
 use super::{Buffer, Owner};
 use crate::units::BLOCK_SIZE_BYTES;
@@ -39,7 +39,7 @@ pub(super) struct PoolState {
     buddy: RefCell<Buddy>,
     /// Per block, if an allocation starts there: its blocks and how many buffers share it.
     runs: Vec<Cell<Run>>,
-    in_use_bytes: Rc<Cell<usize>>,
+    heap: Rc<Heap>,
     in_use_max_bytes: usize,
 }
 
@@ -68,7 +68,7 @@ impl PoolState {
         self.runs[first as usize].set(Run::default());
         self.buddy.borrow_mut().free(first, run.blocks);
         let bytes = run.blocks as usize * BLOCK_SIZE_BYTES;
-        self.in_use_bytes.set(self.in_use_bytes.get() - bytes);
+        self.heap.remove(bytes);
     }
 }
 
@@ -105,7 +105,7 @@ impl BufferPool {
             arena,
             buddy: RefCell::new(Buddy::new(blocks)),
             runs: vec![Cell::default(); blocks as usize],
-            in_use_bytes: Rc::default(),
+            heap: Rc::default(),
             in_use_max_bytes: options.in_use_max_bytes,
         };
         BufferPool { state: Rc::new(state) }
@@ -122,8 +122,8 @@ impl BufferPool {
         match self.allocate_in_arena(blocks, len) {
             Some(buffer) => buffer,
             None => {
-                let count = Rc::clone(&self.state.in_use_bytes);
-                Buffer::on_heap(HeapBlock::allocate(blocks * BLOCK_SIZE_BYTES, count), len)
+                let heap = Rc::clone(&self.state.heap);
+                Buffer::on_heap(HeapBlock::allocate(blocks * BLOCK_SIZE_BYTES, heap), len)
             }
         }
     }
@@ -139,7 +139,7 @@ impl BufferPool {
     /// Bytes of all live buffers, counted in whole blocks.
     #[must_use]
     pub fn in_use_bytes(&self) -> usize {
-        self.state.in_use_bytes.get()
+        self.state.heap.in_use_bytes()
     }
 
     /// The bound that [`BufferPool::try_allocate`] keeps.
@@ -167,7 +167,7 @@ impl BufferPool {
         let first = state.buddy.borrow_mut().allocate(blocks)?;
         state.runs[first as usize].set(Run { blocks, sharers: 1 });
         let bytes = blocks as usize * BLOCK_SIZE_BYTES;
-        state.in_use_bytes.set(state.in_use_bytes.get() + bytes);
+        state.heap.add(bytes);
         // SAFETY: the buddy allocator gives out block numbers inside the arena only.
         let start = unsafe { arena.start().add(first as usize * BLOCK_SIZE_BYTES) };
         let owner = Owner::Arena { pool: Rc::clone(state), first };

@@ -150,3 +150,19 @@ fn pieces_that_follow_each_other_are_joined() {
         assert_eq!(pool.in_use_bytes(), 0);
     }
 }
+
+#[test]
+fn heap_blocks_are_used_again() {
+    let pool = pool(0, 1 << 20);
+    let place = pool.allocate(3 * BLOCK).as_ptr();
+    assert_eq!(pool.in_use_bytes(), 0);
+    let other = pool.allocate(2 * BLOCK);
+    let again = pool.allocate(2 * BLOCK + 1);
+    assert_eq!((again.as_ptr(), pool.in_use_bytes()), (place, 5 * BLOCK));
+    assert_ne!(other.as_ptr(), place);
+    // More than is kept: all of it goes, and comes anew.
+    let many: Vec<Buffer> = (0..40).map(|_| pool.allocate(256 * BLOCK)).collect();
+    assert_eq!(pool.in_use_bytes(), (5 + 40 * 256) * BLOCK);
+    drop((many, other, again));
+    assert_eq!(pool.in_use_bytes(), 0);
+}
