@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod client;
+pub mod cluster;
 pub mod interrupt;
 pub mod load;
 pub mod procfs;

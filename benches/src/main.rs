@@ -1,4 +1,5 @@
-//! The measuring program: `load` runs one load, `table` the whole comparison.
+//! The measuring program: `load` runs one load, `table` the whole comparison, `cluster` three
+//! nodes beside one.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use ashlar_benches::address::Target;
 use ashlar_benches::load::{Load, Until, run};
-use ashlar_benches::{Result, interrupt, procfs, program, table};
+use ashlar_benches::{Result, cluster, interrupt, procfs, program, table};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -22,6 +23,27 @@ enum Command {
     Load(LoadArgs),
     /// Measure Ashlar, raw fio, qemu-nbd and nbdkit side by side and write docs/benchmarks.md.
     Table(TableArgs),
+    /// Measure three nodes beside one, on this machine.
+    Cluster(ClusterArgs),
+}
+
+#[derive(Args)]
+struct ClusterArgs {
+    /// Size of the volume in MiB; four stores of three times that size are made.
+    #[arg(long, default_value_t = 512)]
+    volume_mib: u64,
+    /// Rounds, of which medians are given.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Directory on the file system to be measured.
+    #[arg(long, default_value = "target")]
+    directory: PathBuf,
+    /// The program `ashlar`; built in this program's own profile if not given.
+    #[arg(long)]
+    ashlar: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -75,6 +97,7 @@ fn main() -> ExitCode {
     let done = interrupt::install().and_then(|()| match cli.command {
         Command::Load(args) => load(&args),
         Command::Table(args) => table(args),
+        Command::Cluster(args) => cluster(args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,6 +126,24 @@ fn table(args: TableArgs) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
     std::fs::write(&args.out, &text).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    Ok(())
+}
+
+fn cluster(args: ClusterArgs) -> Result<()> {
+    let program = match args.ashlar {
+        Some(program) => program,
+        None => program::build()?,
+    };
+    let directory = args.directory.canonicalize();
+    let directory = directory.map_err(|e| format!("{}: {e}", args.directory.display()))?;
+    let options = cluster::Options {
+        program,
+        directory,
+        volume_bytes: args.volume_mib.clamp(64, 1 << 20) << 20,
+        rounds: args.rounds.clamp(1, 1000),
+        time: Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0)),
+    };
+    print!("{}", cluster::measure(&options)?);
     Ok(())
 }
 

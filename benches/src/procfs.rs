@@ -70,6 +70,14 @@ pub fn machine_busy() -> Result<Duration> {
     Ok(ticks(values.iter().take(3).sum()))
 }
 
+/// Bytes that went over the loopback device, headers included, each once.
+pub fn loopback_bytes() -> Result<u64> {
+    let devices = read("/proc/net/dev")?;
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    let first = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    first.ok_or_else(|| "no loopback device in /proc/net/dev".into())
+}
+
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))
 }
@@ -114,6 +122,7 @@ mod tests {
     fn own_numbers_are_there() {
         let pid = std::process::id();
         assert!(process_cpu(pid).is_ok() && process_write_bytes(pid).is_ok());
+        assert!(loopback_bytes().is_ok());
         assert!(process_rss(pid).unwrap().0 > 0 && machine_busy().unwrap() > Duration::ZERO);
     }
 }
