@@ -192,6 +192,15 @@ impl Fleet {
         serde_json::from_str(&text).map_err(|e| format!("status is no JSON: {e}"))
     }
 
+    /// What each node says of the cluster, for people.
+    pub fn all_status(&self) -> String {
+        let say = |node| match self.ask(node, &["cluster", "status"]) {
+            Ok(text) => format!("node {} says:\n{text}", node + 1),
+            Err(error) => error,
+        };
+        (0..NODES).map(say).collect()
+    }
+
     /// Node that leads the first placement group of volumes, as any node knows.
     pub fn leader(&self) -> Option<usize> {
         let led = |node| leader(&self.status(node).ok()?);

@@ -202,7 +202,7 @@ pub(crate) fn read_back(mut connection: Connection, volume: &SharedVolume) -> Re
         let offset = contents.len() as u64 * SECTOR_SIZE_BYTES as u64;
         let rest = sectors * SECTOR_SIZE_BYTES as u64 - offset;
         let bytes = &mut buffer[..rest.min(READ_BACK_BYTES as u64) as usize];
-        connection.read(offset, bytes)?;
+        connection.read(offset, bytes).map_err(|error| format!("read at {offset}: {error}"))?;
         for bytes in bytes.chunks_exact(SECTOR_SIZE_BYTES) {
             let place = Place { volume: volume.number, sector: contents.len() as u64 };
             contents.push(sector::decode(bytes, place));
@@ -240,7 +240,9 @@ pub(crate) fn take_over(
         let (offset, length) = (sectors.first * SECTOR_SIZE_BYTES as u64, 8 * SECTOR_SIZE_BYTES);
         let length = length as u32;
         let command = Command::WriteZeroes;
-        connection.ask(Request { command, flags: 0, cookie: 1, offset, length }, &[])?;
+        connection
+            .ask(Request { command, flags: 0, cookie: 1, offset, length }, &[])
+            .map_err(|error| format!("taking over: {error}"))?;
         history.acknowledge(id);
     }
     Ok(())

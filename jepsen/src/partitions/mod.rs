@@ -136,9 +136,9 @@ pub fn run(directory: &Path, options: &Options) -> Result<(Outcome, Report)> {
         *report.cuts.entry(script.cut.name()).or_default() += 1;
         report.leaders_cut += u64::from(leader.is_some_and(|leader| script.cut.touches(leader)));
         let mut trial = Trial { fleet: &fleet, volumes: &volumes, script: &script };
-        trial
-            .run(options, (&mut random, &mut outcome, &mut report))
-            .map_err(|error| format!("round {number}: {script:?}: {error}"))?;
+        trial.run(options, (&mut random, &mut outcome, &mut report)).map_err(|error| {
+            format!("round {number}: {script:?}: {error}\n{}", fleet.all_status())
+        })?;
         if options.verbose {
             println!(
                 "round {number}: acks {}, losses {}, errors {} + {} partial + {} minority, \
@@ -202,9 +202,10 @@ impl Trial<'_> {
             let node = others.find(lives).ok_or("nobody is left to read")?;
             let open = |name: &str| self.fleet.connect(node, name);
             let one = std::slice::from_ref(volume);
-            rounds::take_over(open, one)?;
+            let told = |error| format!("reading {} at node {}: {error}", volume.name, node + 1);
+            rounds::take_over(open, one).map_err(told)?;
             let number = outcome.rounds;
-            rounds::judge_at(open, Kind::Ashlar, one, outcome)?;
+            rounds::judge_at(open, Kind::Ashlar, one, outcome).map_err(told)?;
             // One round for all volumes.
             outcome.rounds = number;
             if let Some(node) = others.find(lives) {
