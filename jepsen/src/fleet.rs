@@ -5,6 +5,7 @@
 //!
 //! Must never know: what the load is.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -29,7 +30,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// A node ends within this time when it is asked to.
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// Replicas have caught up within this time.
-pub const WHOLE_MAX: Duration = Duration::from_secs(60);
+pub const WHOLE_MAX: Duration = Duration::from_secs(180);
 /// Entries that a member may lack under load and count as caught up: less than a second of them.
 pub const LAG_MAX: u64 = 4096;
 /// Between two looks at something that has no event.
@@ -235,6 +236,29 @@ impl Fleet {
             self.until(node, "healthy", longest, healthy)?;
         }
         Ok(())
+    }
+
+    /// Stores of a node that hold replicas, as another one says.
+    pub fn stores_of(&self, node: usize) -> Result<BTreeSet<u64>> {
+        let status = self.status((node + 1) % NODES)?;
+        let id = &status["nodes"][node]["id"];
+        let groups = status["placement_groups"].as_array().into_iter().flatten();
+        let members = groups.filter_map(|group| group["members"].as_array()).flatten();
+        let own = members.filter(|member| member["node"] == *id);
+        Ok(own.filter_map(|member| member["store"].as_u64()).collect())
+    }
+
+    /// Waits until none of these stores holds a replica of a node any more, but others do.
+    pub fn await_replaced(
+        &self,
+        node: usize,
+        stores: &BTreeSet<u64>,
+        longest: Duration,
+    ) -> Result<()> {
+        self.until(node, "on a new store", longest, || {
+            let now = self.stores_of(node).ok()?;
+            (!now.is_empty() && now.is_disjoint(stores)).then_some(())
+        })
     }
 
     fn await_nodes(&self) -> Result<()> {

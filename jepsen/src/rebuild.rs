@@ -8,6 +8,7 @@
 //! Last, the blocks that clients do not touch are read while only the new replica and one other
 //! are left.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -105,11 +106,11 @@ pub fn run(directory: &Path, options: &Options) -> Result<Report> {
         Ok(())
     };
     (report.before, _) = under_load(&fleet, options, &errors, pause)?;
-    lose(&fleet)?;
-    let rebuild = || rebuild(&fleet);
+    let lost = lose(&fleet)?;
+    let rebuild = || rebuild(&fleet, &lost);
     (report.during, report.loaded) = under_load(&fleet, options, &errors, rebuild)?;
-    lose(&fleet)?;
-    report.idle = self::rebuild(&fleet)?;
+    let lost = lose(&fleet)?;
+    report.idle = self::rebuild(&fleet, &lost)?;
     report.errors = errors.load(Ordering::Relaxed);
     check(&fleet, options)?;
     Ok(report)
@@ -220,17 +221,22 @@ fn latencies(mut all: Vec<Duration>) -> Latencies {
     }
 }
 
-/// A node dies and its store is gone.
-fn lose(fleet: &Fleet) -> Result<()> {
+/// A node dies and its store is gone: its number.
+fn lose(fleet: &Fleet) -> Result<BTreeSet<u64>> {
+    let stores = fleet.stores_of(LOST)?;
     fleet.kill(LOST)?;
-    std::fs::remove_file(fleet.store(LOST)).map_err(|e| format!("cannot remove a store: {e}"))
+    let removed = std::fs::remove_file(fleet.store(LOST));
+    removed.map_err(|e| format!("cannot remove a store: {e}"))?;
+    Ok(stores)
 }
 
 /// Starts the node that lost its store; how long it takes until its replicas are there.
-fn rebuild(fleet: &Fleet) -> Result<Duration> {
+fn rebuild(fleet: &Fleet, lost: &BTreeSet<u64>) -> Result<Duration> {
     let started = Instant::now();
     fleet.spawn(LOST)?;
     fleet.await_serving(LOST)?;
+    // Until the new store is known, the lost one counts as one whose node is there again.
+    fleet.await_replaced(LOST, lost, REBUILD_MAX)?;
     fleet.await_healthy(REBUILD_MAX, LAG_MAX)?;
     Ok(started.elapsed())
 }

@@ -24,9 +24,10 @@ use crate::workload::{self, Round, SharedVolume, lock};
 
 pub use plan::{Cut, Standing};
 
-/// Shortest and longest time for which links are cut: some are mended before anybody notices, some
-/// outlive elections and connections.
-const CUT_TIME: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(9));
+/// Shortest time for which links are cut, before anybody notices. The longest one outlives elections
+/// and connections: so many times the longest load before it.
+const CUT_MIN: Duration = Duration::from_millis(100);
+const CUT_TIMES_LOAD: u32 = 12;
 /// Shortest and longest time between two changes of a link that flaps.
 const FLAP_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(700));
 /// Clients are answered again within this time after all was mended.
@@ -81,7 +82,7 @@ impl Script {
         let sheltered = (0..NODES).map(|n| (first + n) % NODES).find(of_majority);
         let mut homes = vec![sheltered.unwrap_or(first)];
         homes.extend((1..options.volumes).map(|_| random.below(NODES as u64) as usize));
-        let cut_time = between(random, CUT_TIME);
+        let cut_time = between(random, (CUT_MIN, CUT_TIMES_LOAD * options.load.1));
         let first_half = cut_time.mul_f64(random.below(1000) as f64 / 1000.0);
         Script {
             cut,

@@ -116,9 +116,9 @@ fn trouble(fleet: &Fleet, leader: usize, serving: usize) -> Result<()> {
     let healthy = || fleet.await_healthy(WHOLE_MAX, LAG_MAX);
     let stay = |millis| std::thread::sleep(Duration::from_millis(millis));
     for victim in [leader, follower] {
-        stay(500);
+        stay(200);
         fleet.kill(victim)?;
-        stay(1500);
+        stay(500);
         fleet.restart(victim)?;
         healthy()?;
     }
@@ -126,7 +126,7 @@ fn trouble(fleet: &Fleet, leader: usize, serving: usize) -> Result<()> {
     let leads = fleet.leader().filter(|leader| *leader != serving).unwrap_or(leader);
     for cut in [Cut::Isolate(leads), Cut::Mute(3 - leads - serving)] {
         network.cut(&cut.directions())?;
-        stay(4000);
+        stay(2500);
         network.heal()?;
         healthy()?;
     }
