@@ -18,11 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::history::{Effect, Sectors};
-use crate::nbd::{Command as Nbd, Connection, Request};
+use crate::nbd::Connection;
 use crate::random::Random;
 use crate::rounds::{self, Options, Outcome};
-use crate::sector::SECTOR_SIZE_BYTES;
 use crate::server::{Kind, tied_command};
 use crate::workload::{self, Round, SharedVolume, lock};
 use crate::{Result, binary};
@@ -35,8 +33,6 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at something that has no event.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Between two looks at how many requests were acknowledged.
-const COUNT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What happened to clients besides what all runs count.
 #[derive(Clone, Copy, Debug, Default)]
@@ -208,8 +204,8 @@ pub fn run(directory: &Path, options: &Options) -> Result<(Outcome, Stalls)> {
         let dies = random.below(2) == 0;
         load(&nodes, serving, dies, &volumes, options, (&mut random, &mut outcome, &mut stalls))?;
         let reads = (serving + 1 + random.below(2) as usize) % NODES;
-        take_over(&nodes, reads, &volumes)?;
         let open = |name: &str| nodes.connect(reads, name);
+        rounds::take_over(open, &volumes)?;
         rounds::judge_at(open, Kind::Ashlar, &volumes, &mut outcome)?;
         if dies {
             let started = Instant::now();
@@ -259,12 +255,12 @@ fn load(
         }
         // The end must come at any moment of the load: this is the nemesis, not a wait.
         let killed = (|| {
-            watch(volumes, first, stalls);
+            rounds::watch(volumes, first, &mut stalls.longest);
             nodes.kill(victim)?;
             stalls.leaders_killed += u64::from(led == Some(victim));
-            watch(volumes, second, stalls);
+            rounds::watch(volumes, second, &mut stalls.longest);
             nodes.restart(victim)?;
-            watch(volumes, third, stalls);
+            rounds::watch(volumes, third, &mut stalls.longest);
             if dies { nodes.kill(serving) } else { Ok(()) }
         })();
         round.stop.store(true, Ordering::Relaxed);
@@ -273,38 +269,9 @@ fn load(
     outcome.crashes += 1 + u64::from(dies);
     outcome.reads += round.reads.load(Ordering::Relaxed);
     outcome.refused += round.refused.load(Ordering::Relaxed);
+    if !dies {
+        outcome.broken += round.broken.load(Ordering::Relaxed);
+    }
     outcome.add(outcome.rounds + 1, std::mem::take(&mut lock(&round.violations)));
     killed
-}
-
-/// Looks for a while how long nothing is acknowledged.
-fn watch(volumes: &[SharedVolume], time: Duration, stalls: &mut Stalls) {
-    let started = Instant::now();
-    let count = || volumes.iter().map(|v| lock(&v.history).acknowledged()).sum::<u64>();
-    let (mut last, mut since) = (count(), Instant::now());
-    while started.elapsed() < time {
-        std::thread::sleep(COUNT_INTERVAL);
-        let now = count();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        stalls.longest = stalls.longest.max(since.elapsed());
-    }
-}
-
-/// Writes through another node: nothing that was under way through the one before comes after it.
-fn take_over(nodes: &Nodes, node: usize, volumes: &[SharedVolume]) -> Result<()> {
-    for volume in volumes {
-        let mut connection = nodes.connect(node, &volume.name)?;
-        let mut history = lock(&volume.history);
-        let count = 8;
-        let sectors = Sectors { first: history.sectors() - count, count };
-        let (id, _) = history.issue(Effect::Zero, sectors);
-        let (offset, length) = (sectors.first * SECTOR_SIZE_BYTES as u64, 8 * SECTOR_SIZE_BYTES);
-        let length = length as u32;
-        let command = Nbd::WriteZeroes;
-        connection.ask(Request { command, flags: 0, cookie: 1, offset, length }, &[])?;
-        history.acknowledge(id);
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ashlar_jepsen::rounds::{Options, Outcome};
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
-use ashlar_jepsen::{Result, cluster, kill9, power_loss};
+use ashlar_jepsen::{Result, cluster, kill9, partitions, power_loss, rebuild, rolling};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -24,6 +24,12 @@ enum Command {
     PowerLoss(PowerLossArgs),
     /// SIGKILL of nodes of a cluster of three under load; clients of the others see no error.
     Cluster(RunArgs),
+    /// Cut links between nodes in network namespaces of their own, and SIGKILL; needs root.
+    Partitions(RunArgs),
+    /// Orderly restarts of all nodes of a cluster, one after the other, under load.
+    Rolling(RunArgs),
+    /// Measure how a node that lost its store gets its replicas back.
+    Rebuild(RebuildArgs),
 }
 
 #[derive(Args)]
@@ -33,6 +39,19 @@ struct PowerLossArgs {
     /// The disk lies about durability: loss is counted, only wrong bytes and mute refusals fail.
     #[arg(long)]
     lying: bool,
+}
+
+#[derive(Args)]
+struct RebuildArgs {
+    /// MiB that the volume holds.
+    #[arg(long, default_value_t = 2048)]
+    mib: u64,
+    /// How long latencies are taken before the loss, in seconds.
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Random stream.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -58,7 +77,8 @@ struct RunArgs {
     /// Longest load before a kill, in milliseconds.
     #[arg(long, default_value_t = 800)]
     load_ms: u64,
-    /// A further argument for the server; may be given several times.
+    /// A further argument for the server, or a line of every node's settings; may be given several
+    /// times.
     #[arg(long, allow_hyphen_values = true)]
     server_argument: Vec<String>,
 }
@@ -89,6 +109,9 @@ fn main() -> ExitCode {
         Command::PowerLoss(args) if args.lying => lying(&args.run),
         Command::PowerLoss(args) => power_loss(&args.run),
         Command::Cluster(args) => cluster(&args),
+        Command::Partitions(args) => partitions(&args),
+        Command::Rolling(args) => rolling(&args),
+        Command::Rebuild(args) => rebuild(&args),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,
@@ -138,6 +161,74 @@ fn cluster(args: &RunArgs) -> Result<bool> {
     Ok(outcome.is_clean())
 }
 
+fn partitions(args: &RunArgs) -> Result<bool> {
+    let options = args.options(Kind::Ashlar);
+    let directory = TemporaryDirectory::new("parts")?;
+    let (outcome, seen) = partitions::run(directory.path(), &options)?;
+    report(&outcome);
+    println!("cuts {:?}, {} of them of a leader", seen.cuts, seen.leaders_cut);
+    println!(
+        "longest stall with a majority {:?}  longest until answered {:?}, until healthy {:?} after \
+         mending",
+        seen.longest_stall, seen.answered_max, seen.whole_max
+    );
+    println!(
+        "errors: {} in a majority, {} in parts of one, {} in a minority",
+        outcome.refused + outcome.broken,
+        seen.partial_errors,
+        seen.minority_errors
+    );
+    Ok(outcome.is_clean())
+}
+
+fn rolling(args: &RunArgs) -> Result<bool> {
+    let mut options = args.options(Kind::Ashlar);
+    // Each node has clients of its own.
+    options.volumes = options.volumes.max(cluster::NODES as u64);
+    let directory = TemporaryDirectory::new("roll")?;
+    let (outcome, seen) = rolling::run(directory.path(), &options)?;
+    report(&outcome);
+    println!(
+        "restarts {}  reconnects {}  errors of clients of other nodes {}, of those that ended {}",
+        seen.restarts,
+        seen.reconnects,
+        outcome.refused + outcome.broken,
+        seen.excused
+    );
+    println!(
+        "longest stall {:?}  longest end {:?}, until healthy {:?} after the start",
+        seen.longest_stall, seen.end_max, seen.whole_max
+    );
+    Ok(outcome.is_clean())
+}
+
+fn rebuild(args: &RebuildArgs) -> Result<bool> {
+    const MIB: f64 = (1 << 20) as f64;
+    let directory = TemporaryDirectory::new("rebuild")?;
+    let before = Duration::from_secs(args.seconds);
+    let options = rebuild::Options { mib: args.mib.max(16), before, seed: args.seed };
+    let seen = rebuild::run(directory.path(), &options)?;
+    println!("disk, sequential {:.0} MiB/s", seen.disk / MIB);
+    println!("fill of {} MiB: {:.0} MiB/s", options.mib, seen.fill / MIB);
+    for (what, latencies) in [("before", seen.before), ("during", seen.during)] {
+        for (kind, seen) in ["reads", "writes"].iter().zip(latencies) {
+            let (p50, p99, max) = (seen.p50, seen.p99, seen.max);
+            println!("{what}: {} {kind}, p50 {p50:?}, p99 {p99:?}, max {max:?}", seen.count);
+        }
+    }
+    for (what, time) in [("under load", seen.loaded), ("without load", seen.idle)] {
+        let speed = rebuild::speed(options.mib << 20, time);
+        println!(
+            "rebuild {what}: {:.1} s, {:.0} MiB/s, {:.0} % of the disk",
+            time.as_secs_f64(),
+            speed / MIB,
+            100.0 * speed / seen.disk
+        );
+    }
+    println!("errors {}", seen.errors);
+    Ok(seen.errors == 0)
+}
+
 fn lying(args: &RunArgs) -> Result<bool> {
     let lies = power_loss::run_lying(&args.options(Kind::Ashlar))?;
     for line in &lies.shown {
@@ -158,12 +249,14 @@ fn report(outcome: &Outcome) {
         println!("{line}");
     }
     println!(
-        "rounds {}  crashes {}  acks {}  reads {}  refused {}  losses {}  longest restart {:?}",
+        "rounds {}  crashes {}  acks {}  reads {}  refused {}  broken {}  losses {}  \
+         longest restart {:?}",
         outcome.rounds,
         outcome.crashes,
         outcome.acknowledged,
         outcome.reads,
         outcome.refused,
+        outcome.broken,
         outcome.violations,
         outcome.restart_max,
     );

@@ -28,8 +28,9 @@ const REPLY_ACK: u32 = 1;
 const REPLY_INFO: u32 = 3;
 /// Longest option reply worth reading.
 const OPTION_REPLY_MAX_BYTES: usize = 64 << 10;
-/// A server silent for this long with requests in flight has hung.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// A server silent for this long with requests in flight has hung. Longer than a cluster takes to
+/// say that it cannot answer.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
 
 /// NBD command numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::history::{History, Violation};
-use crate::nbd::Connection;
+use crate::history::{Effect, History, Sectors, Violation};
+use crate::nbd::{Command, Connection, Request};
 use crate::random::Random;
 use crate::sector::{self, Content, Place, SECTOR_SIZE_BYTES};
 use crate::server::{Kind, Server, Setup};
@@ -17,6 +17,8 @@ use crate::workload::{self, Round, SharedVolume, lock};
 
 /// Bytes per request when a volume is read back.
 const READ_BACK_BYTES: usize = 1 << 20;
+/// Between two looks at how many requests were acknowledged.
+const COUNT_INTERVAL: Duration = Duration::from_millis(10);
 /// Violations shown in full.
 const SHOWN_MAX: usize = 10;
 
@@ -81,8 +83,10 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// Reads judged while the server was up.
     pub reads: u64,
-    /// Requests answered with an error.
+    /// Requests answered with an error, and
     pub refused: u64,
+    /// connections that broke, where they should not.
+    pub broken: u64,
     /// Longest time from restart to accepting clients.
     pub restart_max: Duration,
     /// Broken promises: all are counted, the first few are kept.
@@ -94,7 +98,7 @@ pub struct Outcome {
 impl Outcome {
     /// Whether every promise was kept.
     pub fn is_clean(&self) -> bool {
-        self.violations == 0 && self.refused == 0
+        self.violations == 0 && self.refused == 0 && self.broken == 0
     }
 
     pub(crate) fn add(&mut self, round: u64, violations: Vec<Violation>) {
@@ -174,6 +178,22 @@ pub(crate) fn judge_at(
     Ok(())
 }
 
+/// Reads a volume that was just judged through another node, which must show the same.
+pub(crate) fn judge_again(
+    connection: Connection,
+    volume: &SharedVolume,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let contents = read_back(connection, volume)?;
+    let mut history = lock(&volume.history);
+    let now = history.now();
+    let judged = (0u64..).zip(&contents);
+    let violations = judged.filter_map(|(sector, content)| history.judge(sector, content, now));
+    let violations: Vec<_> = violations.collect();
+    outcome.add(outcome.rounds + 1, violations);
+    Ok(())
+}
+
 pub(crate) fn read_back(mut connection: Connection, volume: &SharedVolume) -> Result<Vec<Content>> {
     let sectors = lock(&volume.history).sectors();
     let mut contents = Vec::with_capacity(sectors as usize);
@@ -182,11 +202,48 @@ pub(crate) fn read_back(mut connection: Connection, volume: &SharedVolume) -> Re
         let offset = contents.len() as u64 * SECTOR_SIZE_BYTES as u64;
         let rest = sectors * SECTOR_SIZE_BYTES as u64 - offset;
         let bytes = &mut buffer[..rest.min(READ_BACK_BYTES as u64) as usize];
-        connection.read(offset, bytes)?;
+        connection.read(offset, bytes).map_err(|error| format!("read at {offset}: {error}"))?;
         for bytes in bytes.chunks_exact(SECTOR_SIZE_BYTES) {
             let place = Place { volume: volume.number, sector: contents.len() as u64 };
             contents.push(sector::decode(bytes, place));
         }
     }
     Ok(contents)
+}
+
+/// Looks for a while how long nothing is acknowledged.
+pub(crate) fn watch(volumes: &[SharedVolume], time: Duration, longest: &mut Duration) {
+    let started = Instant::now();
+    let count = || volumes.iter().map(|v| lock(&v.history).acknowledged()).sum::<u64>();
+    let (mut last, mut since) = (count(), Instant::now());
+    while started.elapsed() < time {
+        std::thread::sleep(COUNT_INTERVAL);
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        *longest = since.elapsed().max(*longest);
+    }
+}
+
+/// Writes through another node: nothing that was under way through the one before comes after it.
+pub(crate) fn take_over(
+    open: impl Fn(&str) -> Result<Connection>,
+    volumes: &[SharedVolume],
+) -> Result<()> {
+    for volume in volumes {
+        let mut connection = open(&volume.name)?;
+        let mut history = lock(&volume.history);
+        let count = 8;
+        let sectors = Sectors { first: history.sectors() - count, count };
+        let (id, _) = history.issue(Effect::Zero, sectors);
+        let (offset, length) = (sectors.first * SECTOR_SIZE_BYTES as u64, 8 * SECTOR_SIZE_BYTES);
+        let length = length as u32;
+        let command = Command::WriteZeroes;
+        connection
+            .ask(Request { command, flags: 0, cookie: 1, offset, length }, &[])
+            .map_err(|error| format!("taking over: {error}"))?;
+        history.acknowledge(id);
+    }
+    Ok(())
 }

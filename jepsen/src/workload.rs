@@ -38,8 +38,12 @@ pub struct Round {
     pub stop: AtomicBool,
     /// Set when errors are the right answer: its disk has gone from under the server.
     pub errors_are_due: AtomicBool,
-    /// Replies with an NBD error.
+    /// Replies with an NBD error, and
     pub refused: AtomicU64,
+    /// connections that broke, while neither was the right answer.
+    pub broken: AtomicU64,
+    /// Replies with an NBD error while errors were the right answer.
+    pub excused: AtomicU64,
     /// Reads judged.
     pub reads: AtomicU64,
     /// Broken promises seen while the server was up.
@@ -61,18 +65,48 @@ struct InFlight {
 struct Link<'a> {
     volume: &'a SharedVolume,
     round: &'a Round,
+    mix: Mix,
     in_flight: Mutex<InFlight>,
     changed: Condvar,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mix {
+    /// All there is, mostly writes.
+    All,
+    /// Reads.
+    Reads,
+}
+
 /// Runs the load until the connection breaks or the round stops it.
 pub fn run(connection: Connection, volume: &SharedVolume, round: &Round, writer: u32, seed: u64) {
+    run_mix(connection, volume, round, Mix::All, (writer, seed));
+}
+
+/// As [`run`], but only reads: for clients of nodes that must not take the volume over.
+pub fn run_reads(connection: Connection, volume: &SharedVolume, round: &Round, seed: u64) {
+    run_mix(connection, volume, round, Mix::Reads, (0, seed));
+}
+
+fn run_mix(
+    connection: Connection,
+    volume: &SharedVolume,
+    round: &Round,
+    mix: Mix,
+    (writer, seed): (u32, u64),
+) {
     let Connection { sender, receiver, .. } = connection;
-    let link = Link { volume, round, in_flight: Mutex::default(), changed: Condvar::new() };
-    std::thread::scope(|scope| {
-        scope.spawn(|| link.receive_all(receiver));
-        link.send_all(sender, writer, Random::new(seed));
+    let link = Link { volume, round, mix, in_flight: Mutex::default(), changed: Condvar::new() };
+    let broke = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| link.receive_all(receiver));
+        let sent = link.send_all(sender, writer, Random::new(seed));
+        // A panic is reported by the scope.
+        sent.is_err() || receiving.join().is_ok_and(|received| received.is_err())
     });
+    if broke && !round.errors_are_due.load(Ordering::SeqCst) {
+        round.broken.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Locks, also behind a panicked holder: its panic is reported by the scope that joins it.
@@ -81,20 +115,19 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link<'_> {
-    fn send_all(&self, mut sender: Sender, writer: u32, mut random: Random) {
+    fn send_all(&self, mut sender: Sender, writer: u32, mut random: Random) -> Result<()> {
         let mut payload = vec![0u8; REQUEST_MAX_SECTORS as usize * SECTOR_SIZE_BYTES];
-        let mut cookie = 0;
-        while !self.round.stop.load(Ordering::Relaxed) && self.await_room() {
+        let (mut cookie, mut sent) = (0, Ok(()));
+        while !self.round.stop.load(Ordering::Relaxed) && sent.is_ok() && self.await_room() {
             cookie += 1;
-            if self.send_one(&mut sender, writer, &mut random, cookie, &mut payload).is_err() {
-                break;
-            }
+            sent = self.send_one(&mut sender, writer, &mut random, cookie, &mut payload);
         }
         self.close();
         let goodbye =
             Request { command: Command::Disconnect, flags: 0, cookie: 0, offset: 0, length: 0 };
         // The server may be dead already.
         let _ = sender.send(goodbye, &[]);
+        sent
     }
 
     /// Waits for a free place; false once the connection is closed.
@@ -120,7 +153,7 @@ impl Link<'_> {
         payload: &mut [u8],
     ) -> Result<()> {
         let mut history = lock(&self.volume.history);
-        let plan = Plan::choose(random, history.sectors());
+        let plan = Plan::choose(random, history.sectors(), self.mix);
         let mut bytes = 0;
         let pending = match (plan.command, plan.effect) {
             (Command::Flush, _) => Pending::Flush,
@@ -148,14 +181,14 @@ impl Link<'_> {
         }
     }
 
-    fn receive_all(&self, mut receiver: Receiver) {
+    fn receive_all(&self, mut receiver: Receiver) -> Result<()> {
         let mut payload = vec![0u8; REQUEST_MAX_SECTORS as usize * SECTOR_SIZE_BYTES];
-        while self.await_something() {
-            if self.receive_one(&mut receiver, &mut payload).is_err() {
-                break;
-            }
+        let mut received = Ok(());
+        while received.is_ok() && self.await_something() {
+            received = self.receive_one(&mut receiver, &mut payload);
         }
         self.close();
+        received
     }
 
     /// Waits for a request in flight; false once there is none and the sender has ended.
@@ -177,9 +210,9 @@ impl Link<'_> {
             return Err(what);
         };
         if reply.error != 0 {
-            if !self.round.errors_are_due.load(Ordering::SeqCst) {
-                self.round.refused.fetch_add(1, Ordering::Relaxed);
-            }
+            let due = self.round.errors_are_due.load(Ordering::SeqCst);
+            let count = if due { &self.round.excused } else { &self.round.refused };
+            count.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         match pending {
@@ -217,7 +250,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn choose(random: &mut Random, volume_sectors: u64) -> Plan {
+    fn choose(random: &mut Random, volume_sectors: u64, mix: Mix) -> Plan {
         let sectors = choose_sectors(random, volume_sectors);
         let fua = if random.below(8) == 0 { FLAG_FUA } else { 0 };
         let no_hole = if random.below(2) == 0 { FLAG_NO_HOLE } else { 0 };
@@ -229,6 +262,7 @@ impl Plan {
             (Effect::ZeroInParts, Effect::MayZero)
         };
         let (command, effect, flags) = match random.below(100) {
+            _ if mix == Mix::Reads => (Command::Read, None, 0),
             0..75 => (Command::Write, Some(Effect::Write), fua),
             75..80 => (Command::WriteZeroes, Some(zeroed), fua | no_hole),
             80..86 => (Command::Trim, Some(trimmed), fua),

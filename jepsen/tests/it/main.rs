@@ -18,6 +18,7 @@ mod filesystem;
 mod fio;
 mod full;
 mod libnbd;
+mod partitions;
 mod postgres;
 mod power_loss;
 mod qemu;

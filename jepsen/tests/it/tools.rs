@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ashlar_jepsen::network::Network;
 use ashlar_jepsen::random::Random;
 use ashlar_jepsen::server::{Kind, Server, Setup};
 use ashlar_jepsen::temporary::TemporaryDirectory;
@@ -50,6 +51,19 @@ pub(crate) fn may_use_fuse(test: &str) -> bool {
         return false;
     }
     true
+}
+
+/// Whether `test` can cut links between nodes: root, and network namespaces. Missing rights are no
+/// failure, a missing program is one.
+pub(crate) fn may_cut(test: &str) -> bool {
+    if !has(test, &["ip"]) {
+        return false;
+    }
+    let missing = Network::missing();
+    if let Some(what) = &missing {
+        skip(test, what);
+    }
+    missing.is_none()
 }
 
 /// Whether the server is Ashlar itself: some tests ask for what only it has.

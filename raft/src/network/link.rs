@@ -5,6 +5,7 @@
 use super::codec::{CodecError, Message, decode_appended, decode_transferred, decode_voted};
 use super::held::held;
 use crate::frame::NodeId;
+use crate::log_store::LogStore;
 use crate::snapshot::Source;
 use crate::state_machine::Manifest;
 use crate::transport::{self, Call, ErrorKind, Peers, Reply, Request};
@@ -48,14 +49,15 @@ pub struct Network {
     pub(super) peers: Peers,
     group: u32,
     own: u64,
+    log: LogStore,
     pub(super) source: Source,
 }
 
 impl Network {
     /// Links of the member in the store `own`. `source`: its blocks.
     #[must_use]
-    pub fn new(peers: Peers, group: u32, own: u64, source: Source) -> Network {
-        Network { peers, group, own, source }
+    pub fn new(peers: Peers, group: u32, own: u64, log: LogStore, source: Source) -> Network {
+        Network { peers, group, own, log, source }
     }
 
     /// Its member's blocks.
@@ -157,6 +159,15 @@ impl Link {
         self.answer(self.call(&message, timeout), action, timeout).await
     }
 
+    /// An append with all that is known to be committed. A new leader says nothing of that until
+    /// an entry of its own is, which a member may have no room for before it has applied others.
+    fn told(&self, mut request: AppendEntriesRequest<Config>) -> AppendEntriesRequest<Config> {
+        if request.leader_commit.is_none() {
+            request.leader_commit = self.network.log.applied();
+        }
+        request
+    }
+
     /// Sends an append now; its answer.
     fn append(
         &self,
@@ -165,7 +176,7 @@ impl Link {
     ) -> impl Future<Output = RpcResult<StreamAppendResult<Config>>> + use<> {
         let before = request.prev_log_id;
         let last = request.entries.last().map(RaftEntry::log_id).or(before);
-        let call = self.call(&Message::Append(request), timeout);
+        let call = self.call(&Message::Append(self.told(request)), timeout);
         let link = self.clone();
         async move {
             let head = link.answer(call, RPCTypes::AppendEntries, timeout).await?;
@@ -204,7 +215,8 @@ impl RaftNetworkV2<Config> for Link {
         rpc: AppendEntriesRequest<Config>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<Config>> {
-        let head = self.ask(Message::Append(rpc), RPCTypes::AppendEntries, &option).await?;
+        let message = Message::Append(self.told(rpc));
+        let head = self.ask(message, RPCTypes::AppendEntries, &option).await?;
         decode_appended(&head).map_err(garbled)
     }
 

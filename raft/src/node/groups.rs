@@ -96,7 +96,7 @@ impl Inner {
         let mender = Rc::new(NodeMender { node: Rc::downgrade(self), id });
         log.set_mender(Rc::clone(&mender) as Rc<dyn Mender>);
         source.set_mender(mender);
-        let network = Network::new(peers, id.0, own.0, source);
+        let network = Network::new(peers, id.0, own.0, log.clone(), source);
         let config = std::sync::Arc::clone(&self.config);
         let raft = Raft::new(own.0, config, network.clone(), log.clone(), machine);
         let raft = self.runtime.enter(raft).await.map_err(|error| {

@@ -323,6 +323,78 @@ fn a_replica_that_was_lost_is_made_anew() {
     }
 }
 
+/// A node was away and lacks more than it may hold without applying it; when it is back, who led is
+/// gone. The new leader can commit nothing before that node has taken all it lacks.
+async fn fall_behind(reactor: &Reactor) {
+    let mut nodes = with_volume(reactor).await;
+    let away = nodes.pop().expect("three nodes");
+    let (id, second, cluster) = (away.id(), nodes[1].id(), away.map().cluster());
+    away.shutdown().await;
+    away.store().close().await.expect("closes");
+    drop(away);
+    let handle = nodes[0].open_volume("vm0").expect("is there");
+    let span: u32 = 4;
+    // Half of what a store of this size takes, and more; the same few blocks, so that entries have
+    // room to be kept.
+    for number in 0..48 {
+        let data = filled(reactor, 1 << 20, number);
+        handle.write(u64::from(number) % u64::from(span) << 20, data).await.expect("writes");
+    }
+    let all = async |handle: &VolumeHandle| {
+        let mut whole = Vec::new();
+        for part in 0..span {
+            whole.extend(contents(handle, u64::from(part) << 20, 1 << 20).await);
+        }
+        whole
+    };
+    let group = |node: &Node| {
+        let map = node.map();
+        let id = map.groups().keys().find(|id| **id != PgId::CONTROL).copied();
+        node.store().group(GroupId(id.expect("there is one").0))
+    };
+    let last = |node: &Node| group(node).state().last.map_or(0, |last| last.index);
+    let expected = all(&handle).await;
+    drop(handle);
+    until(reactor, "the other one has all", || last(&nodes[0]) == last(&nodes[1])).await;
+    // Who leads loses its store, so that it can neither go on nor hand over.
+    let status = nodes[0].status().await.expect("is known");
+    let leader = status.groups.iter().find(|group| group.id != PgId::CONTROL);
+    let leader = leader.and_then(|group| group.leader).expect("somebody leads");
+    let leads = |node: &Node| node.map().stores()[&leader].node == node.id();
+    let gone = nodes.remove(usize::from(!leads(&nodes[0])));
+    assert!(leads(&gone), "it has no store any more");
+    gone.store().close().await.expect("closes");
+    gone.shutdown().await;
+    let device = reactor.open_device(disk(3), &DeviceOptions::default()).expect("opens");
+    let store = LocalStore::open(reactor, device, false).await.expect("opens");
+    let mut options = options(3, id, cluster);
+    options.started = 1;
+    options.peers = [1, 2].map(|number| (NodeId(number), address(number))).to_vec();
+    options.peers[1].0 = second;
+    nodes.push(Node::start(reactor, store, options).await.expect("starts"));
+    let lacked = last(&nodes[0]) - last(&nodes[1]);
+    assert!(lacked >= 48, "it lacks only {lacked} entries");
+    let first = group(&nodes[0]).state().first.unwrap_or(u64::MAX);
+    assert!(first <= last(&nodes[1]) + 1, "what it lacks was given up");
+    until(reactor, "the node that was away has all", || last(&nodes[0]) == last(&nodes[1])).await;
+    let handle = nodes[1].open_volume("vm0").expect("is there");
+    assert!(all(&handle).await == expected, "what was written is another thing now");
+    fill(reactor, &handle, 3).await;
+    for node in nodes {
+        node.shutdown().await;
+        node.store().close().await.expect("closes");
+    }
+}
+
+#[test]
+fn a_member_that_is_far_behind_is_told_by_a_new_leader_what_it_may_apply() {
+    let world = World::new(0, WorldOptions::default());
+    (1..=3).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
+    let reactor = world.reactor();
+    reactor.block_on(fall_behind(&reactor));
+    reactor.shutdown();
+}
+
 /// Nodes that were killed before anything but their logs was durable find each other again.
 #[test]
 fn a_cluster_that_was_killed_goes_on() {

@@ -148,7 +148,10 @@ impl Store {
         let unapplied_max = self.capacity_blocks() / 4 * quarters;
         let unapplied = self.groups.unapplied_blocks + beyond_blocks;
         if blocks > 0 && unapplied + blocks > unapplied_max {
-            let why = "too much is appended and not applied: apply or truncate first";
+            let why = format!(
+                "{unapplied} of at most {unapplied_max} blocks are appended and not applied: \
+                 apply or truncate first"
+            );
             return Err(Error::new(ErrorKind::NoSpace, why));
         }
         entries.try_for_each(|changes| self.check_changes(changes, 0))
