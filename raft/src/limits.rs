@@ -82,7 +82,7 @@ pub const SNAPSHOT_PIECE_BLOCKS: u64 = (1 << 20) / BLOCK_SIZE_BYTES as u64;
 pub const SNAPSHOT_PIECES_UNDER_WAY: usize = 4;
 /// How long after a client's last request a node counts as used,
 pub const SNAPSHOT_BUSY_TIME: Duration = Duration::from_millis(100);
-/// and the pause that each piece of a snapshot makes then: at most 50 MiB in a second.
+/// and the pause between pieces of its snapshots then: at most 50 MiB in a second, all together.
 pub const SNAPSHOT_BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How often room is made for one piece of a snapshot, before there is none.
 pub const SNAPSHOT_ROOM_ATTEMPTS: u32 = 8;

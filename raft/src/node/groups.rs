@@ -92,7 +92,7 @@ impl Inner {
         let commands = (id == PgId::CONTROL)
             .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
         let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
-        let source = Source::new(group, Rc::clone(&self.used));
+        let source = Source::new(group, Rc::clone(&self.pace));
         let mender = Rc::new(NodeMender { node: Rc::downgrade(self), id });
         log.set_mender(Rc::clone(&mender) as Rc<dyn Mender>);
         source.set_mender(mender);

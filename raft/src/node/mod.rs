@@ -45,13 +45,13 @@ use crate::frame::{self, Identity, Versions};
 use crate::limits::COMMAND_MAX;
 use crate::placement::{NodeId, StoreId};
 use crate::runtime::{Mutex, ReactorRuntime};
+use crate::snapshot::Pace;
 use crate::transport::{Bounds, Peers};
 use crate::types::{Outcome as Applied, Proposal};
 use answer::Fault;
 use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::{Reactor, Task};
-use ashlar_engine::units::Nanos;
 use ashlar_engine::{Error, ErrorKind, Result};
 use handler::Answering;
 use identity::Stored;
@@ -108,8 +108,8 @@ struct Inner {
     installs: RefCell<BTreeMap<PgId, Rc<Incoming>>>,
     /// Groups that a snapshot is asked for.
     asking: RefCell<BTreeSet<PgId>>,
-    /// When a client's request was last seen here.
-    used: Rc<Cell<Nanos>>,
+    /// How fast snapshots are sent.
+    pace: Rc<Pace>,
     /// One command at a time; the number of the last one.
     commands: Mutex<u64>,
     drops: RefCell<BTreeMap<PgId, u64>>,
@@ -161,7 +161,7 @@ impl Node {
             installing: Mutex::new(()),
             installs: RefCell::default(),
             asking: RefCell::default(),
-            used: Rc::default(),
+            pace: Rc::default(),
             commands: Mutex::new(0),
             drops: RefCell::default(),
             volumes: RefCell::default(),

@@ -15,10 +15,12 @@
 
 mod install;
 pub(crate) mod message;
+mod pace;
 mod pieces;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use install::{Installer, settle};
+pub use pace::Pace;
 pub use source::Source;

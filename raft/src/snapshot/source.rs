@@ -4,11 +4,11 @@
 //! ([`Source::holds`]): whoever is brought up needs them next.
 //! Must never know: sockets.
 
+use super::pace::Pace;
 use super::pieces::Pieces;
-use crate::limits::{SNAPSHOT_BUSY_PAUSE, SNAPSHOT_BUSY_TIME};
 use crate::log_store::{Mender, Mending};
 use ashlar_engine::local::LocalGroup;
-use ashlar_engine::units::{Nanos, VolumeId};
+use ashlar_engine::units::VolumeId;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +21,7 @@ pub struct Source {
     /// Snapshots on their way, by number: to whom, and the index of the last entry.
     sending: Rc<RefCell<BTreeMap<u64, (u64, u64)>>>,
     next: Rc<Cell<u64>>,
-    /// When a client's request was last seen by this node.
-    used: Rc<Cell<Nanos>>,
+    pace: Rc<Pace>,
     mending: Rc<Mending>,
 }
 
@@ -33,15 +32,15 @@ pub(crate) struct Sending {
 }
 
 impl Source {
-    /// The blocks of a group. `used`: when clients were last seen, shared by a node's groups.
+    /// The blocks of a group. `pace`: shared by a node's groups.
     #[must_use]
-    pub fn new(group: LocalGroup, used: Rc<Cell<Nanos>>) -> Source {
+    pub fn new(group: LocalGroup, pace: Rc<Pace>) -> Source {
         let mut random = group.store().reactor().random("snapshots");
         let mut first = [0; 8];
         random.fill_bytes(&mut first);
         // Numbers of another start of this process do not come again soon.
         let next = Rc::new(Cell::new(u64::from_le_bytes(first)));
-        Source { group, sending: Rc::default(), next, used, mending: Rc::default() }
+        Source { group, sending: Rc::default(), next, pace, mending: Rc::default() }
     }
 
     /// Says who gets damaged blocks from other members.
@@ -51,7 +50,7 @@ impl Source {
 
     /// A client's request has come.
     pub(crate) fn touch(&self) {
-        self.used.set(self.group.store().reactor().now());
+        self.pace.touch(self.group.store().reactor().now());
     }
 
     /// Lowest entry behind which entries are still wanted, if a snapshot is on its way.
@@ -80,10 +79,7 @@ impl Source {
 
     /// Waits as long as the next piece should wait for clients.
     pub(crate) async fn pace(&self) {
-        let reactor = self.group.store().reactor();
-        if reactor.now() < self.used.get() + SNAPSHOT_BUSY_TIME {
-            reactor.sleep(SNAPSHOT_BUSY_PAUSE).await;
-        }
+        self.pace.piece(self.group.store().reactor()).await;
     }
 }
 
