@@ -338,7 +338,7 @@ async fn fall_behind(reactor: &Reactor) {
     // room to be kept.
     for number in 0..48 {
         let data = filled(reactor, 1 << 20, number);
-        handle.write(u64::from(number) % u64::from(span) << 20, data).await.expect("writes");
+        handle.write((u64::from(number) % u64::from(span)) << 20, data).await.expect("writes");
     }
     let all = async |handle: &VolumeHandle| {
         let mut whole = Vec::new();
