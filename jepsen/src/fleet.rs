@@ -193,13 +193,14 @@ impl Fleet {
         serde_json::from_str(&text).map_err(|e| format!("status is no JSON: {e}"))
     }
 
-    /// What each node says of the cluster, for people.
+    /// What each node says of the cluster and of its own store, for people.
     pub fn all_status(&self) -> String {
-        let say = |node| match self.ask(node, &["cluster", "status"]) {
-            Ok(text) => format!("node {} says:\n{text}", node + 1),
+        let say = |node, what: &[&str]| match self.ask(node, what) {
+            Ok(text) => format!("node {}, {}:\n{text}\n", node + 1, what.join(" ")),
             Err(error) => error,
         };
-        (0..NODES).map(say).collect()
+        let both = |node| say(node, &["cluster", "status"]) + &say(node, &["status"]);
+        (0..NODES).map(both).collect()
     }
 
     /// Node that leads the first placement group of volumes, as any node knows.

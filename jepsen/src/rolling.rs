@@ -68,7 +68,7 @@ pub fn run(directory: &Path, options: &Options) -> Result<(Outcome, Report)> {
         };
         let number = outcome.rounds + 1;
         let rolled = clients.load(options, &mut random, &mut report);
-        rolled.map_err(|error| format!("round {number}: {error}"))?;
+        rolled.map_err(|error| format!("round {number}: {error}\n{}", fleet.all_status()))?;
         clients.judge(&mut outcome, &mut report)?;
         if options.verbose {
             println!("round {number}: acks {}, {report:?}", outcome.acknowledged);

@@ -24,9 +24,9 @@ use crate::workload::{self, Round, SharedVolume, lock};
 
 pub use plan::{Cut, Standing};
 
-/// Shortest time for which links are cut, before anybody notices. The longest one outlives elections
-/// and connections: so many times the longest load before it.
+/// Shortest time for which links are cut, before anybody notices.
 const CUT_MIN: Duration = Duration::from_millis(100);
+/// The longest one, in longest loads before a cut: it outlives elections and connections.
 const CUT_TIMES_LOAD: u32 = 12;
 /// Shortest and longest time between two changes of a link that flaps.
 const FLAP_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(700));
@@ -56,7 +56,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 struct Script {
     cut: Cut,
-    /// Node that gets SIGKILL while links are cut, and whether it is started before they are mended.
+    /// Node that gets SIGKILL while links are cut, and whether it starts before they are mended.
     dies: Option<(usize, bool)>,
     /// Node through which each volume is written.
     homes: Vec<usize>,
