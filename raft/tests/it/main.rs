@@ -5,4 +5,5 @@ mod cluster;
 mod encoding;
 mod node;
 mod runtime;
+mod suites;
 mod transport;
