@@ -38,6 +38,10 @@ impl Inner {
         }
         let mut fault = None;
         for Faulty { index, known } in &faulty {
+            // The device may have failed to read it for a while only.
+            if group.read(*index).await.is_ok() {
+                continue;
+            }
             let name = known.and_then(|known| {
                 Some(EntryName { term: known.term, index: saved.raft_index(*index)? })
             });

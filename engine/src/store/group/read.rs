@@ -141,6 +141,8 @@ impl Store {
             Stage::Payload(table) => {
                 let entry = bytes.and_then(|bytes| self.prove_entry(&read, table, bytes));
                 if let Some(entry) = entry {
+                    // The device may have failed to read it before.
+                    self.set_faulty(&read, false);
                     return self.reply(read.token, Ok(Outcome::Entry(Rc::new(entry))));
                 }
                 None
@@ -226,16 +228,20 @@ impl Store {
     }
 
     fn entry_damaged(&mut self, read: &EntryRead) {
-        let index = read.id.index;
         self.counters.corrupt_blocks += 1;
-        let slot = self.groups.group(read.group).entries.get_mut(index);
+        self.set_faulty(read, true);
+        self.reply(read.token, Err(damaged(read.group, read.id.index)));
+    }
+
+    /// Notes whether an entry proved itself, if it is still where it was read.
+    fn set_faulty(&mut self, read: &EntryRead, now: bool) {
+        let slot = self.groups.group(read.group).entries.get_mut(read.id.index);
         if let Some(slot) = slot.filter(|slot| slot.id == read.id)
             && let Place::At { header, faulty, .. } = &mut slot.place
             && *header == read.header
         {
-            *faulty = true;
+            *faulty = now;
         }
-        self.reply(read.token, Err(damaged(read.group, index)));
     }
 }
 

@@ -144,6 +144,28 @@ fn a_damaged_entry_is_written_anew_where_it_is() {
     }
 }
 
+/// What could not be read for a while is no damage for ever: who has no other copy has it again.
+#[test]
+fn an_entry_that_can_be_read_again_is_sound() {
+    let mut bench = filled(216, 5, 20);
+    let place = header_of(&bench, 3).offset(1).offset_bytes() as usize / 4096;
+    bench.store.apply_entries(G, 5, Vec::new()).expect("applies");
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    let mut bench = bench.crash().expect("recovers");
+    bench.disk.unreadable.insert(place);
+    assert_eq!(kind_of(bench.entry(G, 3)), ErrorKind::Corrupt);
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    assert_eq!(bench.store.group_state(G).faulty, [known(3)]);
+    bench.disk.unreadable.clear();
+    let mut bench = bench.crash().expect("recovers");
+    assert_eq!(bench.store.group_state(G).faulty, [known(3)]);
+    assert_eq!(bench.entry(G, 3).expect("sound").id, id(3));
+    assert_eq!(bench.store.group_state(G).faulty, []);
+    let expected = bench.block(2, 3).to_vec();
+    assert_eq!(bench.read(V, 12, 2).expect("reads"), expected);
+    bench.audit();
+}
+
 /// A header has a copy in the batch behind it; without that too, the entry is known from the
 /// checkpoint.
 #[test]
