@@ -4,6 +4,7 @@
 
 mod logs;
 mod members;
+mod nodes;
 mod partitions;
 
 use crate::lab::disk;
