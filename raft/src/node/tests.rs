@@ -53,6 +53,7 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Heard,
         Message::Copy { range, applied: 12 },
         Message::Entry(EntryName { term: 3, index: 9 }),
+        Message::Left(EntryName { term: 4, index: 8 }),
     ]
 }
 

@@ -361,7 +361,7 @@ fn a_cluster_that_was_killed_goes_on() {
 }
 
 /// Damages the block of a disk that is filled with this byte.
-fn damage(world: &World, number: u64, fill: u8) {
+pub(crate) fn damage(world: &World, number: u64, fill: u8) {
     let disk = world.disk(disk(number)).expect("is there");
     let mut bytes = vec![0; 4096];
     let places: Vec<u64> = (0..STORE_BYTES / 4096)

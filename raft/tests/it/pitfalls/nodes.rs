@@ -1,8 +1,8 @@
 //! Mistakes of whole nodes.
 
-use crate::node::{STORE_BYTES, contents, disk, filled, options, until, with_volume};
+use crate::node::{STORE_BYTES, contents, damage, disk, filled, options, until, with_volume};
 use ashlar_engine::local::LocalStore;
-use ashlar_engine::reactor::sim::{Chance, DiskFaults, FaultKind, World, WorldOptions};
+use ashlar_engine::reactor::sim::{Chance, Crash, DiskFaults, FaultKind, World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_engine::units::GroupId;
 use ashlar_raft::control::PgId;
@@ -90,6 +90,52 @@ fn a_member_that_ended_over_a_bad_disk_comes_back() {
         })
         .await;
         assert!(contents(&handle, 0, 70 * 4096).await == vec![7; 70 * 4096]);
+    });
+    reactor.shutdown();
+}
+
+/// Every copy of some entries is damaged, each in another block, and all nodes start again: the
+/// entries are put together of what is sound, everywhere.
+#[test]
+fn entries_that_no_node_has_whole_are_put_together() {
+    let (world, reactor) = world(11, 3);
+    let ids = reactor.block_on(async {
+        let nodes = with_volume(&reactor).await;
+        let handle = nodes[1].open_volume("vm0").expect("is there");
+        for entry in 0..20_u8 {
+            let mut data = filled(&reactor, 3 * 4096, 0);
+            for (block, fill) in data.chunks_mut(4096).zip(100 + 3 * entry..) {
+                block.fill(fill);
+            }
+            handle.write(u64::from(entry) * 3 * 4096, data).await.expect("writes");
+        }
+        nodes.iter().map(Node::id).collect::<Vec<_>>()
+    });
+    world.crash(Crash::Kill);
+    reactor.shutdown();
+    for entry in (0..20).step_by(4) {
+        (1..=3).for_each(|number| damage(&world, number, 100 + 3 * entry + number as u8 - 1));
+    }
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let mut nodes = Vec::new();
+        for (number, id) in (1..).zip(ids) {
+            nodes.push(start(&reactor, number, id, 1).await);
+        }
+        until(&reactor, "all know the volume", || {
+            nodes.iter().all(|node| node.open_volume("vm0").is_ok())
+        })
+        .await;
+        let id = group(&nodes[0]);
+        until(&reactor, "the volume is served", || leader(&nodes, id).is_some()).await;
+        let handle = nodes[2].open_volume("vm0").expect("is there");
+        let whole: Vec<u8> = (0..60).flat_map(|block| vec![100 + block; 4096]).collect();
+        assert!(contents(&handle, 0, 60 * 4096).await == whole);
+        let mended = |node: &Node| node.store().status().counters.mended_blocks;
+        assert!(nodes.iter().all(|node| mended(node) >= 5));
+        let faulty = |node: &Node| node.store().group(GroupId(id.0)).state().faulty;
+        until(&reactor, "all logs are whole", || nodes.iter().all(|node| faulty(node).is_empty()))
+            .await;
     });
     reactor.shutdown();
 }
