@@ -13,6 +13,8 @@
 mod admission;
 mod mender;
 mod saved;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use admission::Admission;
 pub use mender::Mender;

@@ -163,6 +163,19 @@ impl LocalGroup {
         }
     }
 
+    /// What is left of the entry of this index: its blocks that prove themselves, one by one, and
+    /// zeroes for others. The flags say which did: first for those that its head takes, if it
+    /// takes whole blocks, then for those of its changes.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not in the log, `Corrupt` if nobody knows what it was made of.
+    pub async fn salvage(&self, index: u64) -> Result<(Rc<GroupEntry>, Vec<bool>)> {
+        match self.call(GroupRequest::Salvage(index)).await? {
+            Outcome::Salvaged(entry, sound) => Ok((entry, sound)),
+            _ => Err(Error::new(ErrorKind::Failed, "the store answered another question")),
+        }
+    }
+
     /// Writes a damaged entry anew where it is, with what another copy of the log says it holds;
     /// durable when it returns. Nothing is done if it is sound.
     ///

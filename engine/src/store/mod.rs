@@ -133,6 +133,9 @@ pub enum Outcome {
     Created(VolumeId),
     /// The entry of a group.
     Entry(Rc<GroupEntry>),
+    /// What is left of an entry, and which of its blocks proved themselves: first those that its
+    /// head takes, if it takes whole ones, then those of its changes. Others are zeroes.
+    Salvaged(Rc<GroupEntry>, Vec<bool>),
 }
 
 impl Outcome {
@@ -140,7 +143,7 @@ impl Outcome {
     pub(crate) fn into_buffers(self) -> Vec<Buffer> {
         match self {
             Outcome::Read(buffers) => buffers,
-            Outcome::Done | Outcome::Created(_) | Outcome::Entry(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 }

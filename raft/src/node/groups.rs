@@ -50,6 +50,7 @@ impl Inner {
         if own == StoreId(0) {
             return;
         }
+        self.end_dead_members().await;
         for (id, group) in map.groups() {
             if !concerns(group, own) {
                 continue;
@@ -70,6 +71,22 @@ impl Inner {
                 self.concerned.borrow_mut().remove(&replica.id);
                 self.stop_replica(&replica).await;
             }
+        }
+    }
+
+    /// Ends members whose openraft gave up, over what it could not read for one, so that they start
+    /// again. In a store that failed nothing does.
+    async fn end_dead_members(&self) {
+        for replica in self.all_replicas() {
+            let Some(why) = replica.died_of() else { continue };
+            if self.troubles.borrow().contains_key(&replica.id) {
+                continue;
+            }
+            if self.store.status().failed.is_some() {
+                self.troubles.borrow_mut().insert(replica.id, why);
+                continue;
+            }
+            self.stop_replica(&replica).await;
         }
     }
 

@@ -87,6 +87,7 @@ impl Inner {
             }
             Message::Start(members) => self.start_group(id, &members).await.map(|()| Vec::new()),
             Message::Entry(name) => self.entry_for(id, name, &mut payload).await,
+            Message::Left(name) => self.left_for(id, name, &mut payload).await,
             message => match self.replica(id) {
                 None => Err(Fault::NotLeader(None)),
                 Some(replica) => self.answer_leader(&replica, message, &mut payload).await,
@@ -134,7 +135,11 @@ impl Inner {
             Message::Pull { to, behind } => {
                 self.send_snapshot(replica, to, behind).await.map(|()| Vec::new())
             }
-            Message::Map { .. } | Message::Start(_) | Message::Heard | Message::Entry(_) => {
+            Message::Map { .. }
+            | Message::Start(_)
+            | Message::Heard
+            | Message::Entry(_)
+            | Message::Left(_) => {
                 Err(refused(EngineError::Invalid, &"this is not asked of a leader"))
             }
         }

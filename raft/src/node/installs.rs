@@ -65,6 +65,10 @@ fn behind(group: &LocalGroup) -> u64 {
     }
 }
 
+fn applied_index(replica: &Replica) -> Option<u64> {
+    replica.log.applied().map(|id| id.index())
+}
+
 impl Inner {
     fn group(&self, id: PgId) -> LocalGroup {
         self.store.group(GroupId(id.0))
@@ -155,7 +159,12 @@ impl Inner {
     }
 
     /// Whether a snapshot is to be taken in: `None` if it is.
-    fn judge_snapshot(&self, id: PgId, vote: Vote, last: LogId) -> Result<Option<Taken>> {
+    pub(super) fn judge_snapshot(
+        &self,
+        id: PgId,
+        vote: Vote,
+        last: LogId,
+    ) -> Result<Option<Taken>> {
         let (group, replica) = (self.group(id), self.replica(id));
         let saved = Saved::load(&group).map_err(fault)?;
         if let Some(own) = saved.vote.filter(|own| *own > vote) {
@@ -163,6 +172,9 @@ impl Inner {
         }
         match replica {
             Some(replica) if replica.log.contains(last) => return Ok(Some(Taken::Has)),
+            Some(replica) if applied_index(&replica) >= Some(last.index()) => {
+                return Err(fault("the snapshot contradicts what is committed here"));
+            }
             Some(_) => {}
             None if !is_gated(&group) => return Err(not_here(id)),
             // With a damaged log nobody knows what it has acknowledged of what it holds.

@@ -34,6 +34,7 @@ pub(super) const PULL: u8 = 41;
 pub(super) const HEARD: u8 = 42;
 pub(super) const COPY: u8 = 43;
 pub(super) const ENTRY: u8 = 44;
+pub(super) const LEFT: u8 = 45;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub(super) enum Message {
     Copy { range: Range, applied: u64 },
     /// This entry of the group's log, whoever leads and whether your member runs or not.
     Entry(EntryName),
+    /// What is left of this entry of the group's log, block by block.
+    Left(EntryName),
 }
 
 /// Why bytes are no message.
@@ -155,10 +158,13 @@ impl Message {
                 head.extend(applied.to_le_bytes());
                 COPY
             }
-            Message::Entry(EntryName { term, index }) => {
-                head.extend(term.to_le_bytes());
-                head.extend(index.to_le_bytes());
+            Message::Entry(name) => {
+                put_name(name, &mut head);
                 ENTRY
+            }
+            Message::Left(name) => {
+                put_name(name, &mut head);
+                LEFT
             }
         };
         Ok((head, payload))
@@ -197,12 +203,22 @@ impl Message {
                 bounded("blocks", READ_BLOCKS_MAX as usize, range.count as usize)?;
                 Message::Copy { range, applied: bytes.u64()? }
             }
-            ENTRY => Message::Entry(EntryName { term: bytes.u64()?, index: bytes.u64()? }),
+            ENTRY => Message::Entry(take_name(&mut bytes)?),
+            LEFT => Message::Left(take_name(&mut bytes)?),
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;
         Ok(message)
     }
+}
+
+fn put_name(name: EntryName, into: &mut Vec<u8>) {
+    into.extend(name.term.to_le_bytes());
+    into.extend(name.index.to_le_bytes());
+}
+
+fn take_name(bytes: &mut Bytes<'_>) -> Result<EntryName> {
+    Ok(EntryName { term: bytes.u64()?, index: bytes.u64()? })
 }
 
 fn put_range(range: Range, into: &mut Vec<u8>) {

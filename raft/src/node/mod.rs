@@ -16,6 +16,7 @@ mod handler;
 mod identity;
 mod installs;
 mod joining;
+mod left;
 mod map;
 mod mend;
 mod message;

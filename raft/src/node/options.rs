@@ -60,7 +60,7 @@ impl Timing {
     ///
     /// # Errors
     /// `Invalid` if the times do not fit together.
-    pub(super) fn config(self) -> Result<Arc<openraft::Config>> {
+    pub fn config(self) -> Result<Arc<openraft::Config>> {
         let config = openraft::Config {
             cluster_name: "ashlar".into(),
             heartbeat_interval: self.heartbeat_ms,

@@ -2,8 +2,9 @@
 //! identity, and written anew where they are.
 //!
 //! Any node that has the entry answers, whether its own member runs or not: where every log is
-//! damaged, each elsewhere, all are repaired. An entry that nobody has any more is left, and the
-//! member gets a snapshot.
+//! damaged, each elsewhere, all are repaired. One that no node has whole is put together of the
+//! blocks that prove themselves here and there ([`super::left`]). An entry of which a block is gone
+//! everywhere is left, and the member gets a snapshot.
 //! Invariant: a log with a damaged entry is never shown to openraft, so that no member votes on a
 //! hole.
 //! Must never know: what entries mean.
@@ -19,13 +20,14 @@ use crate::placement::NodeId;
 use crate::types::encoding::{Bytes, bounded, decode_changes, encode_changes, gather_blocks};
 use ashlar_engine::ErrorKind;
 use ashlar_engine::buffer::Buffer;
+use ashlar_engine::local::LocalGroup;
 use ashlar_engine::store::{Change, Faulty, GroupEntry};
 use ashlar_engine::units::{GroupId, LogId};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
 /// Head and changes of an entry.
-type Entry = (Vec<u8>, Vec<Change>);
+pub(super) type Entry = (Vec<u8>, Vec<Change>);
 
 impl Inner {
     /// Repairs all damaged entries of a group's log here. How many there were.
@@ -38,6 +40,10 @@ impl Inner {
         }
         let mut fault = None;
         for Faulty { index, known } in &faulty {
+            // The device may have failed to read it for a while only.
+            if group.read(*index).await.is_ok() {
+                continue;
+            }
             let name = known.and_then(|known| {
                 Some(EntryName { term: known.term, index: saved.raft_index(*index)? })
             });
@@ -46,7 +52,7 @@ impl Inner {
                 fault = Some(refused(ErrorKind::Corrupt, &why));
                 continue;
             };
-            match self.entry_of_any(id, name).await {
+            match self.entry_of_any(&group, *index, name).await {
                 Ok((head, changes)) => {
                     let entry = GroupEntry { id: known, head, changes };
                     fault = group.restore(entry).await.map_err(Fault::Refused).err().or(fault);
@@ -72,21 +78,41 @@ impl Inner {
         nodes.into_iter().collect()
     }
 
-    async fn entry_of_any(&self, id: PgId, name: EntryName) -> Answer<Entry> {
+    async fn entry_of_any(&self, group: &LocalGroup, index: u64, name: EntryName) -> Answer<Entry> {
+        let id = PgId(group.id().0);
         let mut fault = refused(ErrorKind::NotFound, &"no other node is known");
+        let mut damaged = Vec::new();
         for node in self.who_may_have(id) {
-            let blocks_max = bytes_of(PROPOSAL_BLOCKS_MAX as u64) + HEAD_MAX_BYTES;
-            let asked = self.ask(node, id, Message::Entry(name), blocks_max);
-            match self.reactor.within(REPAIR_ASK_MAX, asked).await {
-                Some(Ok((bytes, parts))) => match self.decode_entry(&bytes, parts) {
+            match self.ask_for_entry(node, id, Message::Entry(name)).await {
+                Ok((bytes, parts)) => match self.decode_entry(&bytes, parts) {
                     Ok(entry) => return Ok(entry),
                     Err(error) => fault = error,
                 },
-                Some(Err(error)) => fault = error,
-                None => fault = unknown(&"a node does not answer"),
+                Err(error) => {
+                    if matches!(&error, Fault::Refused(why) if why.kind() == ErrorKind::Corrupt) {
+                        damaged.push(node);
+                    }
+                    fault = error;
+                }
             }
         }
-        Err(fault)
+        match self.put_together(group, index, name, &damaged).await {
+            Some(entry) => Ok(entry),
+            None => Err(fault),
+        }
+    }
+
+    /// Asks one node for something of an entry.
+    pub(super) async fn ask_for_entry(
+        &self,
+        node: NodeId,
+        id: PgId,
+        message: Message,
+    ) -> Answer<(Vec<u8>, Vec<Buffer>)> {
+        let blocks_max = bytes_of(PROPOSAL_BLOCKS_MAX as u64) + HEAD_MAX_BYTES;
+        let asked = self.ask(node, id, message, blocks_max);
+        let answer = self.reactor.within(REPAIR_ASK_MAX, asked).await;
+        answer.unwrap_or_else(|| Err(unknown(&"a node does not answer")))
     }
 
     /// An entry for another node: its head, the table of its changes, and their blocks.
@@ -96,6 +122,13 @@ impl Inner {
         name: EntryName,
         payload: &mut Vec<Buffer>,
     ) -> Answer<Vec<u8>> {
+        let (group, index) = self.find_entry(id, name)?;
+        let entry = group.read(index).await.map_err(Fault::Refused)?;
+        self.encode_entry(&entry, payload)
+    }
+
+    /// Where an entry of this name is here.
+    pub(super) fn find_entry(&self, id: PgId, name: EntryName) -> Answer<(LocalGroup, u64)> {
         let group = self.store.group(GroupId(id.0));
         let saved = Saved::load(&group).map_err(|e| refused(ErrorKind::Corrupt, &e))?;
         let index = match saved.install {
@@ -107,7 +140,14 @@ impl Inner {
         let Some(LogId { index, .. }) = found.filter(|found| found.term == name.term) else {
             return Err(refused(ErrorKind::NotFound, &"the entry is not in this log"));
         };
-        let entry = group.read(index).await.map_err(Fault::Refused)?;
+        Ok((group, index))
+    }
+
+    pub(super) fn encode_entry(
+        &self,
+        entry: &GroupEntry,
+        payload: &mut Vec<Buffer>,
+    ) -> Answer<Vec<u8>> {
         let table = encode_changes(&entry.changes).map_err(|e| refused(ErrorKind::Invalid, &e))?;
         let mut into = (entry.head.len() as u32).to_le_bytes().to_vec();
         into.extend(&entry.head);
@@ -116,8 +156,8 @@ impl Inner {
         Ok(into)
     }
 
-    /// What [`Inner::entry_for`] made these of.
-    fn decode_entry(&self, bytes: &[u8], mut parts: Vec<Buffer>) -> Answer<Entry> {
+    /// What [`Inner::encode_entry`] made these of.
+    pub(super) fn decode_entry(&self, bytes: &[u8], mut parts: Vec<Buffer>) -> Answer<Entry> {
         let wrong = |error: &dyn Display| unknown(&format!("no entry was sent: {error}"));
         let mut bytes = Bytes::new(bytes);
         let len = bytes.u32().map_err(|e| wrong(&e))? as usize;

@@ -22,7 +22,7 @@ use ashlar_engine::store::Mapping;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use ashlar_engine::{Error, ErrorKind};
 use openraft::ReadPolicy;
-use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use openraft_rt::watch::WatchReceiver as _;
 use openraft_rt::{Oneshot as _, OneshotSender as _};
 use std::cell::{Cell, RefCell};
@@ -71,6 +71,15 @@ impl Replica {
     /// Whether this member leads, as far as it knows.
     pub(super) fn leads(&self) -> bool {
         self.leader() == Some(self.store)
+    }
+
+    /// Why its openraft gave up, if it did.
+    pub(super) fn died_of(&self) -> Option<String> {
+        let ended = self.raft.metrics().borrow_watched().running_state.clone();
+        match ended {
+            Ok(()) | Err(Fatal::Stopped) => None,
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// The other members.

@@ -1,6 +1,8 @@
 //! Goal: what nodes say to each other is understood as it was meant, and nothing else is.
 //! Method: round trips, cut and changed bytes.
 
+mod members;
+
 use super::answer::{self, Fault, decode_extents, encode_extents};
 use super::message::{EntryName, Message, Range};
 use super::report::{Led, Report, Reports};
@@ -51,6 +53,7 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Heard,
         Message::Copy { range, applied: 12 },
         Message::Entry(EntryName { term: 3, index: 9 }),
+        Message::Left(EntryName { term: 4, index: 8 }),
     ]
 }
 

@@ -15,6 +15,8 @@ mod bytes;
 mod handle;
 mod locks;
 mod sliced;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use handle::VolumeHandle;

@@ -3,6 +3,9 @@
 mod applied;
 mod cluster;
 mod encoding;
+mod lab;
 mod node;
+mod pitfalls;
 mod runtime;
+mod suites;
 mod transport;

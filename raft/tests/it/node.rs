@@ -13,13 +13,13 @@ use ashlar_raft::placement::{Labels, NodeId};
 use ashlar_raft::volume::VolumeHandle;
 use std::time::Duration;
 
-const STORE_BYTES: u64 = 128 << 20;
+pub(crate) const STORE_BYTES: u64 = 128 << 20;
 
-fn address(number: u64) -> String {
+pub(crate) fn address(number: u64) -> String {
     format!("10.0.0.{number}:7400")
 }
 
-fn options(number: u64, id: NodeId, cluster: Option<ClusterId>) -> NodeOptions {
+pub(crate) fn options(number: u64, id: NodeId, cluster: Option<ClusterId>) -> NodeOptions {
     NodeOptions {
         id,
         cluster,
@@ -34,20 +34,20 @@ fn options(number: u64, id: NodeId, cluster: Option<ClusterId>) -> NodeOptions {
     }
 }
 
-async fn store(reactor: &Reactor, number: u64) -> LocalStore {
+pub(crate) async fn store(reactor: &Reactor, number: u64) -> LocalStore {
     let device = reactor.open_device(disk(number), &DeviceOptions::default()).expect("opens");
     LocalStore::create(reactor, device, STORE_BYTES).await.expect("is made")
 }
 
-fn disk(number: u64) -> String {
+pub(crate) fn disk(number: u64) -> String {
     format!("disk {number}")
 }
 
-fn policy(text: &str) -> Policy {
+pub(crate) fn policy(text: &str) -> Policy {
     text.parse().expect("a policy")
 }
 
-async fn until(reactor: &Reactor, what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(reactor: &Reactor, what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..600 {
         if holds() {
             return;
@@ -58,7 +58,7 @@ async fn until(reactor: &Reactor, what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Makes a cluster of so many nodes.
-async fn cluster(reactor: &Reactor, count: u64) -> Vec<Node> {
+pub(crate) async fn cluster(reactor: &Reactor, count: u64) -> Vec<Node> {
     let first = Node::start(reactor, store(reactor, 1).await, options(1, NodeId(1), None)).await;
     let first = first.expect("starts");
     let id = first.init(policy("replicas=3")).await.expect("makes a cluster");
@@ -82,7 +82,7 @@ async fn cluster(reactor: &Reactor, count: u64) -> Vec<Node> {
     nodes
 }
 
-fn voters(node: &Node, group: PgId) -> usize {
+pub(crate) fn voters(node: &Node, group: PgId) -> usize {
     node.map().groups().get(&group).map_or(0, |group| group.count(Role::Voter))
 }
 
@@ -121,13 +121,13 @@ async fn form(reactor: &Reactor) {
     }
 }
 
-fn filled(reactor: &Reactor, length: usize, fill: u8) -> Buffer {
+pub(crate) fn filled(reactor: &Reactor, length: usize, fill: u8) -> Buffer {
     let mut data = reactor.pool().allocate(length);
     data.fill(fill);
     data
 }
 
-async fn contents(handle: &VolumeHandle, offset: u64, length: u32) -> Vec<u8> {
+pub(crate) async fn contents(handle: &VolumeHandle, offset: u64, length: u32) -> Vec<u8> {
     let parts = handle.read(offset, length).await.expect("reads");
     parts.iter().flat_map(|part| part.iter().copied()).collect()
 }
@@ -205,7 +205,7 @@ fn three_nodes_form_a_cluster_and_a_seed_decides_the_run() {
 }
 
 /// MiB of the volume that is lost.
-const PARTS: u8 = 24;
+pub(crate) const PARTS: u8 = 24;
 
 async fn fill(reactor: &Reactor, handle: &VolumeHandle, round: u8) {
     for part in 0..PARTS {
@@ -231,7 +231,7 @@ async fn all_of(handle: &VolumeHandle) -> Vec<u8> {
 }
 
 /// Three nodes and a volume on all of them.
-async fn with_volume(reactor: &Reactor) -> Vec<Node> {
+pub(crate) async fn with_volume(reactor: &Reactor) -> Vec<Node> {
     let nodes = cluster(reactor, 3).await;
     until(reactor, "the control group has three voters", || {
         nodes.iter().all(|node| voters(node, PgId::CONTROL) == 3)
@@ -433,7 +433,7 @@ fn a_cluster_that_was_killed_goes_on() {
 }
 
 /// Damages the block of a disk that is filled with this byte.
-fn damage(world: &World, number: u64, fill: u8) {
+pub(crate) fn damage(world: &World, number: u64, fill: u8) {
     let disk = world.disk(disk(number)).expect("is there");
     let mut bytes = vec![0; 4096];
     let places: Vec<u64> = (0..STORE_BYTES / 4096)

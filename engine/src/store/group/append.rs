@@ -188,7 +188,7 @@ impl Store {
         group: GroupId,
         request: GroupRequest,
     ) -> Result<()> {
-        if !matches!(request, GroupRequest::Read(_)) {
+        if !matches!(request, GroupRequest::Read(_) | GroupRequest::Salvage(_)) {
             self.check_writable()?;
             self.check_group(group)?;
         }
@@ -208,6 +208,7 @@ impl Store {
             GroupRequest::Truncate(index) => self.truncate(token, group, index),
             GroupRequest::Purge(upto) => self.purge(Purging { token, group, upto }),
             GroupRequest::Read(index) => self.read_entry(token, group, index),
+            GroupRequest::Salvage(index) => self.salvage_entry(token, group, index),
             GroupRequest::Restore(entry) => self.restore_entry(token, group, entry),
         }
     }

@@ -21,6 +21,7 @@ mod read;
 mod refuse;
 mod replay;
 mod restore;
+mod salvage;
 mod space;
 mod table;
 
@@ -97,6 +98,8 @@ pub enum GroupRequest {
     Purge(LogId),
     /// Reads the entry of this index.
     Read(u64),
+    /// Reads what is left of the entry of this index, if it is damaged.
+    Salvage(u64),
     /// Writes a damaged entry anew where it is, if this is the one.
     Restore(GroupEntry),
 }

@@ -9,6 +9,7 @@ mod tests;
 
 use super::entry::{Change, GroupEntry};
 use super::install::{changes_of, group_records};
+use super::salvage::Salvage;
 use super::table::{Place, Slot};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,13 +26,15 @@ const COPY_BLOCKS: u32 = BATCH_BLOCKS_MAX + 3 * BATCH_HEADER_BLOCKS_MAX;
 
 /// What is being read of an entry.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// So many blocks of its batch's header.
     Header(u32),
     /// What lies behind the header, for the copy of its table.
     Copy,
     /// Its blocks.
     Payload(Rc<TableCopy>),
+    /// One of its blocks, for what is left of it.
+    Block(Rc<TableCopy>, u32),
 }
 
 /// A read of an entry under way.
@@ -43,10 +46,12 @@ pub(in crate::store) struct EntryRead {
     pub(super) header: Location,
     pub(super) record: u16,
     pub(super) sequence: SegmentSequence,
-    stage: Stage,
+    pub(super) stage: Stage,
     is_retry: bool,
     /// It is not to be answered, but written anew as this one says.
     restore: Option<GroupEntry>,
+    /// What is left of it is wanted.
+    pub(super) salvage: Option<Salvage>,
 }
 
 impl Store {
@@ -77,13 +82,21 @@ impl Store {
         slot: Slot,
         restore: Option<GroupEntry>,
     ) {
-        let Slot { id, place: Place::At { header, record, .. } } = slot else { return };
+        if let Some(read) = self.entry_read(token, group, slot) {
+            self.start_entry(EntryRead { restore, ..read });
+        }
+    }
+
+    /// A read of an entry on the device, from its beginning.
+    pub(super) fn entry_read(&self, token: u64, group: GroupId, slot: Slot) -> Option<EntryRead> {
+        let Slot { id, place: Place::At { header, record, .. } } = slot else { return None };
         let state = self.groups.by_id.get(&group);
         let source = state.and_then(|state| state.entries.source(id.index));
         let source = source.map(|source| Rc::clone(&source.table));
         let stage = source.map_or(Stage::Header(BATCH_HEADER_BLOCKS_MAX), Stage::Payload);
         let (sequence, is_retry) = (self.sequence_of(header), false);
-        self.start_entry(EntryRead {
+        let (restore, salvage) = (None, None);
+        Some(EntryRead {
             token,
             group,
             id,
@@ -93,15 +106,22 @@ impl Store {
             stage,
             is_retry,
             restore,
-        });
+            salvage,
+        })
     }
 
-    fn start_entry(&mut self, mut read: EntryRead) {
+    pub(super) fn start_entry(&mut self, mut read: EntryRead) {
         if let Stage::Payload(table) = &read.stage
             && let Some(entry) = read.restore.take()
         {
             let table = Rc::clone(table);
             return self.write_anew(read, &table, &entry);
+        }
+        if let Stage::Payload(table) = &read.stage
+            && read.salvage.is_some()
+        {
+            let table = Rc::clone(table);
+            return self.begin_salvage(read, table);
         }
         let end = self.segments.of(read.header).map_or(read.header, |segment| {
             self.segments.start(segment).offset(self.segments.segment_blocks())
@@ -110,6 +130,7 @@ impl Store {
             Stage::Header(blocks) => (read.header, *blocks),
             Stage::Copy => (read.header.offset(1), COPY_BLOCKS),
             Stage::Payload(table) => place_of(table, read.record),
+            Stage::Block(table, at) => (place_of(table, read.record).0.offset(*at), 1),
         };
         let blocks = blocks.min(end.0.saturating_sub(start.0));
         self.pin(read.header, 1);
@@ -141,9 +162,15 @@ impl Store {
             Stage::Payload(table) => {
                 let entry = bytes.and_then(|bytes| self.prove_entry(&read, table, bytes));
                 if let Some(entry) = entry {
+                    // The device may have failed to read it before.
+                    self.set_faulty(&read, false);
                     return self.reply(read.token, Ok(Outcome::Entry(Rc::new(entry))));
                 }
                 None
+            }
+            Stage::Block(table, _) => {
+                let table = Rc::clone(table);
+                return self.take_block(read, table, bytes.as_deref());
             }
         };
         match next {
@@ -226,16 +253,20 @@ impl Store {
     }
 
     fn entry_damaged(&mut self, read: &EntryRead) {
-        let index = read.id.index;
         self.counters.corrupt_blocks += 1;
-        let slot = self.groups.group(read.group).entries.get_mut(index);
+        self.set_faulty(read, true);
+        self.reply(read.token, Err(damaged(read.group, read.id.index)));
+    }
+
+    /// Notes whether an entry proved itself, if it is still where it was read.
+    fn set_faulty(&mut self, read: &EntryRead, now: bool) {
+        let slot = self.groups.group(read.group).entries.get_mut(read.id.index);
         if let Some(slot) = slot.filter(|slot| slot.id == read.id)
             && let Place::At { header, faulty, .. } = &mut slot.place
             && *header == read.header
         {
-            *faulty = true;
+            *faulty = now;
         }
-        self.reply(read.token, Err(damaged(read.group, index)));
     }
 }
 
@@ -262,7 +293,7 @@ pub(super) fn place_of(table: &TableCopy, record: u16) -> (Location, u32) {
 }
 
 /// The entry of these records and bytes.
-fn build(
+pub(super) fn build(
     id: LogId,
     entry: &Record,
     inline: &[u8],

@@ -35,6 +35,7 @@ fn read_one() -> (Bench, EntryRead, TableCopy, Vec<u8>) {
         stage,
         is_retry: true,
         restore: None,
+        salvage: None,
     };
     let bytes = bench.block(1, 7).to_vec();
     (bench, read, table, bytes)

@@ -144,6 +144,69 @@ fn a_damaged_entry_is_written_anew_where_it_is() {
     }
 }
 
+/// What is left of an entry: the blocks that prove themselves, those of its head first, whatever is
+/// wrong with the others; with the rest from elsewhere it is whole again.
+#[test]
+fn what_is_left_of_a_damaged_entry_is_told_block_by_block() {
+    for (head, bad, unreadable) in
+        [(20, 0, false), (20, 1, true), (5000, 0, true), (5000, 1, false), (5000, 3, true)]
+    {
+        let mut bench = filled(217, 5, head);
+        let salvage = |bench: &mut Bench| match bench.ask(G, GroupRequest::Salvage(3)) {
+            Ok(Outcome::Salvaged(entry, sound)) => (entry, sound),
+            other => panic!("{other:?}"),
+        };
+        let blocks = if head > 1000 { 4 } else { 2 };
+        assert_eq!(salvage(&mut bench).1, vec![true; blocks], "from memory");
+        let place = header_of(&bench, 3).offset(1 + bad);
+        let mut bench = bench.crash().expect("recovers");
+        assert_eq!(salvage(&mut bench).1, vec![true; blocks]);
+        match unreadable {
+            true => drop(bench.disk.unreadable.insert(place.0 as usize)),
+            false => bench.disk.damage(place.offset_bytes() + 100, 8),
+        }
+        let (entry, sound) = salvage(&mut bench);
+        let expected: Vec<bool> = (0..blocks).map(|block| block != bad as usize).collect();
+        assert_eq!(sound, expected, "head {head}, block {bad}");
+        let mut whole = copy_of(&bench, 3, head);
+        let Change::Write { data, .. } = &entry.changes[0] else { panic!("{entry:?}") };
+        let Change::Write { data: own, .. } = &mut whole.changes[0] else { panic!("{whole:?}") };
+        for (i, sound) in sound[blocks - 2..].iter().enumerate() {
+            let range = i * 4096..(i + 1) * 4096;
+            let zeroes = vec![0; 4096];
+            assert_eq!(data[range.clone()], if *sound { &own[range] } else { &zeroes }[..]);
+        }
+        bench.disk.unreadable.clear();
+        assert!(bench.entry(G, 3).is_err() || unreadable);
+        bench.ask(G, GroupRequest::Restore(whole)).expect("is whole again");
+        assert_eq!(bench.entry(G, 3).expect("sound").head, vec![3; head]);
+    }
+    let mut bench = filled(218, 2, 20);
+    assert_eq!(kind_of(bench.ask(G, GroupRequest::Salvage(9))), ErrorKind::NotFound);
+}
+
+/// What could not be read for a while is no damage for ever: who has no other copy has it again.
+#[test]
+fn an_entry_that_can_be_read_again_is_sound() {
+    let mut bench = filled(216, 5, 20);
+    let place = header_of(&bench, 3).offset(1).offset_bytes() as usize / 4096;
+    bench.store.apply_entries(G, 5, Vec::new()).expect("applies");
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    let mut bench = bench.crash().expect("recovers");
+    bench.disk.unreadable.insert(place);
+    assert_eq!(kind_of(bench.entry(G, 3)), ErrorKind::Corrupt);
+    bench.call(Request::Checkpoint).expect("a checkpoint");
+    assert_eq!(bench.store.group_state(G).faulty, [known(3)]);
+    bench.disk.unreadable.clear();
+    let mut bench = bench.crash().expect("recovers");
+    assert_eq!(bench.store.group_state(G).faulty, [known(3)]);
+    assert_eq!(bench.entry(G, 3).expect("sound").id, id(3));
+    assert_eq!(bench.store.group_state(G).faulty, []);
+    let expected = bench.block(2, 3).to_vec();
+    assert_eq!(bench.read(V, 12, 2).expect("reads"), expected);
+    bench.audit();
+}
+
 /// A header has a copy in the batch behind it; without that too, the entry is known from the
 /// checkpoint.
 #[test]

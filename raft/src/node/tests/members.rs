@@ -1,0 +1,95 @@
+//! Goal: a member is not changed into what it must not be.
+//! Method: a real node, alone in a simulated world.
+
+use super::super::replica::Replica;
+use super::super::{Node, NodeOptions, Timing, parse_address};
+use super::*;
+use crate::snapshot::message::Answer as Taken;
+use crate::types::{Vote, log_id};
+use ashlar_engine::local::LocalStore;
+use ashlar_engine::reactor::sim::{World, WorldOptions};
+use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use std::rc::Rc;
+use std::time::Duration;
+
+const STORE_BYTES: u64 = 128 << 20;
+
+/// A node that has made a cluster.
+async fn alone(reactor: &Reactor) -> Node {
+    let device = reactor.open_device("disk", &DeviceOptions::default()).expect("opens");
+    let store = LocalStore::create(reactor, device, STORE_BYTES).await.expect("is made");
+    let options = NodeOptions {
+        id: NodeId(1),
+        cluster: None,
+        listen: parse_address("10.0.0.1:7400").expect("an address"),
+        address: "10.0.0.1:7400".into(),
+        nbd: Vec::new(),
+        labels: "host=h1".parse().expect("labels"),
+        peers: Vec::new(),
+        witness: false,
+        started: 0,
+        timing: Timing::default(),
+    };
+    let node = Node::start(reactor, store, options).await.expect("starts");
+    node.init("replicas=3".parse().expect("a policy")).await.expect("makes a cluster");
+    node
+}
+
+/// Runs a program with a node, and its member of the control group.
+fn with_member<F: Future<Output = ()>>(run: impl FnOnce(Node, Rc<Replica>) -> F) {
+    let world = World::new(1, WorldOptions::default());
+    world.create_disk("disk", STORE_BYTES);
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let node = alone(&reactor).await;
+        reactor.sleep(Duration::from_secs(5)).await;
+        let replica = node.inner.replica(PgId::CONTROL).expect("runs");
+        assert!(replica.leads());
+        run(node, replica).await;
+    });
+    reactor.shutdown();
+}
+
+/// A learner that has not caught up does not vote: with it, a quorum might have less than all that
+/// was acknowledged, and the group could stand still until it has.
+#[test]
+fn a_learner_that_is_behind_is_not_promoted() {
+    with_member(|node, replica| async move {
+        let store = StoreId(99);
+        let member = || Member::new(2, "10.0.0.9:7400", "").expect("is short");
+        let perform = |step| node.inner.runtime.enter(replica.perform(step, member()));
+        perform(Step::AddLearner { store }).await.expect("is added");
+        let voters = || replica.membership().0.voter_ids().collect::<Vec<u64>>();
+        let before = voters();
+        let promoted = perform(Step::Promote { store, instead_of: None }).await;
+        let busy =
+            |fault: &Fault| matches!(fault, Fault::Refused(e) if e.kind() == ErrorKind::Busy);
+        assert!(promoted.as_ref().is_err_and(busy), "{promoted:?}");
+        let instead_of = Some(replica.store);
+        let promoted = perform(Step::Promote { store, instead_of }).await;
+        assert!(promoted.as_ref().is_err_and(busy), "{promoted:?}");
+        assert_eq!(voters(), before);
+        let retired = perform(Step::Retire { store: replica.store }).await;
+        assert!(retired.is_err(), "a group has a voter");
+    });
+}
+
+/// openraft #1892: what is committed here is not given up for a snapshot that ends with another
+/// entry of the same index, or before it.
+#[test]
+fn a_snapshot_conflicting_with_what_is_committed_is_refused() {
+    with_member(|node, replica| async move {
+        let applied = replica.log.applied().expect("has entries");
+        let term = applied.committed_leader_id().term;
+        let vote = Vote::new_committed(term + 9, 7);
+        let judge = |last| node.inner.judge_snapshot(PgId::CONTROL, vote, last);
+        for index in 0..=applied.index() {
+            let judged = judge(log_id(term + 5, index));
+            assert!(judged.is_err(), "entry {index}: {judged:?}");
+        }
+        assert!(matches!(judge(applied), Ok(Some(Taken::Has))));
+        assert!(matches!(judge(log_id(term + 5, applied.index() + 1)), Ok(None)));
+        let old = node.inner.judge_snapshot(PgId::CONTROL, Vote::new(0, 7), log_id(9, 999));
+        assert!(matches!(old, Ok(Some(Taken::HigherVote(_)))));
+    });
+}
