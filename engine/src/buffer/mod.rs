@@ -1,7 +1,7 @@
 //! Aligned memory that can be handed to the kernel.
 //!
 //! Invariants: the byte range of a [`Buffer`] that is not marked as shared overlaps no other one's,
-//! and only such a range is written to; memory goes back to its pool when the last piece is dropped.
+//! and only such a range is written to; memory goes back to its pool when its last piece is gone.
 //! Must never know: what the bytes mean, who does the I/O.
 #![allow(unsafe_code)] // Raw memory shared with the kernel: mapping, heap blocks, slices over both.
 
