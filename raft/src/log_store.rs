@@ -101,10 +101,11 @@ impl LogStore {
         }
         let upto = state.durable.and_then(|id| saved.raft_id(id)).index();
         let (durable, _) = Watch::channel(Durable { upto, failed: false });
-        let purged = state.purged.and_then(|id| saved.raft_id(id)).max(saved.base());
+        let base = saved.base();
+        let purged = state.purged.and_then(|id| saved.raft_id(id)).max(base);
         let (closed, admission) = (Cell::new(false), Admission::new(group.clone()));
         let (purged, saved, truncations) = (Cell::new(purged), Cell::new(saved), Cell::new(0));
-        Ok(LogStore {
+        let log = LogStore {
             inner: Rc::new(Inner {
                 group,
                 saved,
@@ -115,7 +116,12 @@ impl LogStore {
                 truncations,
                 mending: Mending::default(),
             }),
-        })
+        };
+        // What a snapshot came in is no part of the log: openraft never has that given up.
+        if let Some(base) = base {
+            log.give_up(base);
+        }
+        Ok(log)
     }
 
     /// Says who gets damaged entries from other members.
@@ -244,6 +250,21 @@ impl LogStore {
         Ok(Some((Entry::new(id, payload), size)))
     }
 
+    /// Gives up entries at once for readers; on the device once a checkpoint has them applied.
+    fn give_up(&self, upto: LogId) {
+        let inner = Rc::clone(&self.inner);
+        inner.purged.set(inner.purged.get().max(Some(upto)));
+        let reactor = inner.group.store().reactor().clone();
+        let upto = inner.saved.get().engine_index(upto.index());
+        let purge = async move {
+            // If the store has failed, whoever writes next is told; it starts with more entries.
+            if let Some(upto) = inner.group.id_at(upto) {
+                inner.group.purge(upto).await.ok();
+            }
+        };
+        reactor.spawn(purge).detach();
+    }
+
     /// The index to begin with, where `start` is asked for.
     fn begin(&self, start: u64) -> u64 {
         start.max(self.first().unwrap_or(0)).max(self.inner.purged.get().next_index())
@@ -356,20 +377,9 @@ impl RaftLogStorage<Config> for LogStore {
         Ok(())
     }
 
-    /// Gives up what is purged at once for readers; on the device once a checkpoint has it.
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         self.check_open()?;
-        let inner = Rc::clone(&self.inner);
-        inner.purged.set(inner.purged.get().max(Some(upto)));
-        let reactor = inner.group.store().reactor().clone();
-        let upto = inner.saved.get().engine_index(upto.index());
-        let purge = async move {
-            // If the store has failed, whoever writes next is told; it starts with more entries.
-            if let Some(upto) = inner.group.id_at(upto) {
-                inner.group.purge(upto).await.ok();
-            }
-        };
-        reactor.spawn(purge).detach();
+        self.give_up(upto);
         Ok(())
     }
 }

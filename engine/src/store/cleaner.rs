@@ -358,7 +358,7 @@ impl Store {
         let live = self.segments.get(id).live;
         // What is left are checkpoint pieces, which the next checkpoint replaces, or blocks that
         // could not be moved: not a victim again before that checkpoint.
-        self.segments.get_mut(id).stuck = live > 0;
+        self.segments.set_stuck(id, live > 0);
         self.counters.cleaned_segments += u64::from(live <= kept);
         // Otherwise the next regular checkpoint is early enough.
         let short = self.segments.free() <= reserved_segments(&self.segments) + 1;

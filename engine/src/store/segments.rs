@@ -4,6 +4,8 @@
 //! reused only when nothing points into it, no read is under way in it, and recovery needs none of
 //! its batches: the durable checkpoint describes the last of them. Places in it that the
 //! checkpoint still names do no harm: what moved or ended them is in the log that is replayed.
+//! `cleanable` is the sum of what cleaning each segment would gain; only what goes into none of
+//! these sums (pins, writes, times) is changed from outside.
 //! Must never know: I/O, what the blocks mean.
 
 use crate::limits::SEGMENTS_START_BLOCK;
@@ -25,6 +27,9 @@ pub(crate) enum State {
     /// Nothing points into it; free once a checkpoint makes its batches unnecessary.
     Empty,
 }
+
+/// What is gained cheaply: at least this part of a segment.
+const WELL_WORTH_PART: u32 = 4;
 
 /// How many states there are.
 const STATES: usize = State::Empty as usize + 1;
@@ -60,6 +65,8 @@ pub(crate) struct Segments {
     counts: [usize; STATES],
     next_unprepared: u32,
     next_sequence: SegmentSequence,
+    /// Dead blocks that the cleaner can gain at little cost: see [`Segments::gain`].
+    cleanable_blocks: u64,
     /// What the durable checkpoint describes: later batches are replayed after a crash.
     checkpoint: Lsn,
     /// What is freed now stays until a checkpoint describes this.
@@ -88,6 +95,7 @@ impl Segments {
             counts,
             next_unprepared: 0,
             next_sequence: SegmentSequence(1),
+            cleanable_blocks: 0,
             checkpoint: Lsn(0),
             hold: Lsn(0),
         }
@@ -146,7 +154,40 @@ impl Segments {
         &self.segments[id.0 as usize]
     }
 
-    /// A segment, to change its counters. State changes go through the methods below.
+    /// Dead blocks of a segment that are gained by moving the live ones: none where those are too
+    /// many for it to pay, or where something else keeps the segment.
+    pub(crate) fn gain(&self, segment: &Segment) -> u64 {
+        let kept = segment.state != State::Sealed || segment.entries > 0 || segment.stuck;
+        let dead = self.segment_blocks.saturating_sub(segment.live);
+        let pays = dead >= self.segment_blocks / WELL_WORTH_PART;
+        if pays && !kept { u64::from(dead) } else { 0 }
+    }
+
+    /// Whole segments that the cleaner can gain at little cost.
+    pub(crate) fn cleanable(&self) -> usize {
+        (self.cleanable_blocks / u64::from(self.segment_blocks)) as usize
+    }
+
+    /// The sum that [`Segments::cleanable`] goes by, and what it must be.
+    pub(crate) fn cleanable_sums(&self) -> (u64, u64) {
+        let found = self.segments.iter().map(|segment| self.gain(segment)).sum();
+        (self.cleanable_blocks, found)
+    }
+
+    /// Changes what its gain depends on.
+    fn change(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment)) {
+        let before = self.gain(self.get(id));
+        change(self.get_mut(id));
+        self.cleanable_blocks += self.gain(self.get(id));
+        self.cleanable_blocks -= before;
+    }
+
+    /// The cleaner could not move everything out of it.
+    pub(crate) fn set_stuck(&mut self, id: SegmentId, stuck: bool) {
+        self.change(id, |segment| segment.stuck = stuck);
+    }
+
+    /// A segment, to change its other counters. State changes go through the methods below.
     pub(crate) fn get_mut(&mut self, id: SegmentId) -> &mut Segment {
         &mut self.segments[id.0 as usize]
     }
@@ -157,10 +198,9 @@ impl Segments {
     }
 
     fn set(&mut self, id: SegmentId, state: State) {
-        let segment = &mut self.segments[id.0 as usize];
-        self.counts[segment.state as usize] -= 1;
+        self.counts[self.get(id).state as usize] -= 1;
         self.counts[state as usize] += 1;
-        segment.state = state;
+        self.change(id, |segment| segment.state = state);
     }
 
     /// The next segment to write with zeroes, if any is left.
@@ -237,7 +277,7 @@ impl Segments {
     /// Adds blocks that something now points to.
     pub(crate) fn add_live(&mut self, location: Location, count: u32) {
         if let Some(id) = self.of(location) {
-            self.get_mut(id).live += count;
+            self.change(id, |segment| segment.live += count);
         }
     }
 
@@ -245,10 +285,11 @@ impl Segments {
     pub(crate) fn free_blocks(&mut self, location: Location, count: u32) {
         let Some(id) = self.of(location) else { return };
         let hold = self.hold;
-        let segment = self.get_mut(id);
-        segment.live -= count;
-        segment.last = segment.last.max(hold);
-        if segment.live == 0 {
+        self.change(id, |segment| {
+            segment.live -= count;
+            segment.last = segment.last.max(hold);
+        });
+        if self.get(id).live == 0 {
             self.settle(id);
         }
     }
@@ -261,13 +302,13 @@ impl Segments {
     /// An entry of a group lies here: the segment is not reused.
     pub(crate) fn retain(&mut self, location: Location) {
         if let Some(id) = self.of(location) {
-            self.get_mut(id).entries += 1;
+            self.change(id, |segment| segment.entries += 1);
         }
     }
 
     /// Nobody needs an entry in this segment any more.
     pub(crate) fn let_go(&mut self, id: SegmentId) {
-        self.get_mut(id).entries -= 1;
+        self.change(id, |segment| segment.entries -= 1);
         self.settle(id);
     }
 
@@ -285,7 +326,7 @@ impl Segments {
     pub(crate) fn release(&mut self, lsn: Lsn) {
         self.checkpoint = lsn;
         for id in (0..self.count()).map(SegmentId) {
-            self.get_mut(id).stuck = false;
+            self.set_stuck(id, false);
             if self.get(id).state == State::Empty && self.get(id).last <= lsn {
                 self.set(id, State::Free);
             }

@@ -213,6 +213,10 @@ impl Store {
                 wrong.push(format!("segment {} is free but a restart needs its log", id.0));
             }
         }
+        let (cleanable, found) = self.segments.cleanable_sums();
+        if cleanable != found {
+            wrong.push(format!("{cleanable} blocks to clean counted, {found} found"));
+        }
         if data_blocks != self.data_blocks + self.reserved_blocks {
             wrong.push(format!(
                 "{} blocks counted, {data_blocks} mapped",

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long a read is tried at whoever leads, before who reads is told.
 const READ_MAX: Duration = Duration::from_secs(30);
+/// How long the control group is asked who may write, before what is known here must do.
+const EPOCH_MAX: Duration = Duration::from_secs(3);
 /// Pause before it is tried again.
 const READ_PAUSE: Duration = Duration::from_millis(50);
 
@@ -199,9 +201,16 @@ impl Groups for AllGroups {
         })
     }
 
-    fn newest_epoch(&self, volume: ClusterVolumeId) -> Option<u64> {
-        let map = self.node.upgrade()?.map.newest();
-        map.volumes().get(&volume).map(|volume| volume.epoch)
+    fn newest_epoch(&self, volume: ClusterVolumeId) -> LocalBox<Option<u64>> {
+        let node = self.node.upgrade();
+        Box::pin(async move {
+            let node = node?;
+            let asking = node.runtime.enter(node.volume_epoch(volume));
+            let asked = node.reactor.within(EPOCH_MAX, asking).await;
+            // Without the control group, what was heard of it must do: slices refuse the rest.
+            let heard = || node.map.newest().volumes().get(&volume).map(|volume| volume.epoch);
+            asked.and_then(|asked| asked.ok()).or_else(heard)
+        })
     }
 
     fn detach(&self, volume: ClusterVolumeId, epoch: u64) {

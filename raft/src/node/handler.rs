@@ -128,6 +128,10 @@ impl Inner {
             Message::Settle { epoch, step } => {
                 self.settle_here(replica, epoch, step).await.map(|()| Vec::new())
             }
+            Message::VolumeEpoch(volume) => {
+                let epoch = self.epoch_here(replica, volume).await?;
+                Ok(epoch.to_le_bytes().to_vec())
+            }
             Message::Lead { to } => {
                 let moved = replica.raft.trigger().transfer_leader(to.0).await;
                 moved.map(|()| Vec::new()).map_err(|error| super::replica::unknown(&error))

@@ -6,7 +6,7 @@
 //! is allocated.
 //! Must never know: sockets, what is done about a message.
 
-use crate::control::{Command, Operation, PgId, Step};
+use crate::control::{ClusterVolumeId, Command, Operation, PgId, Step};
 use crate::limits::{HEAD_MAX_BYTES, READ_BLOCKS_MAX};
 use crate::placement::StoreId;
 use crate::types::encoding::{
@@ -35,6 +35,7 @@ pub(super) const HEARD: u8 = 42;
 pub(super) const COPY: u8 = 43;
 pub(super) const ENTRY: u8 = 44;
 pub(super) const LEFT: u8 = 45;
+pub(super) const VOLUME_EPOCH: u8 = 46;
 
 /// Blocks of a volume of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub(super) enum Message {
     Entry(EntryName),
     /// What is left of this entry of the group's log, block by block.
     Left(EntryName),
+    /// The newest epoch of a volume, as of now, from who leads the control group.
+    VolumeEpoch(ClusterVolumeId),
 }
 
 /// Why bytes are no message.
@@ -166,6 +169,10 @@ impl Message {
                 put_name(name, &mut head);
                 LEFT
             }
+            Message::VolumeEpoch(volume) => {
+                head.extend(volume.0.to_le_bytes());
+                VOLUME_EPOCH
+            }
         };
         Ok((head, payload))
     }
@@ -205,6 +212,7 @@ impl Message {
             }
             ENTRY => Message::Entry(take_name(&mut bytes)?),
             LEFT => Message::Left(take_name(&mut bytes)?),
+            VOLUME_EPOCH => Message::VolumeEpoch(ClusterVolumeId(bytes.u64()?)),
             found => return Err(EncodingError::Kind { of: "message", found }.into()),
         };
         bytes.end()?;

@@ -8,7 +8,7 @@ use super::Inner;
 use super::answer::{self, Answer, Fault};
 use super::message::{Message, Range, bytes_of};
 use super::replica::{Replica, refused, unknown};
-use crate::control::PgId;
+use crate::control::{ClusterVolumeId, PgId};
 use crate::frame;
 use crate::limits::{ASK_LEADER_ATTEMPTS, ASK_TIMEOUT, READ_BLOCKS_MAX};
 use crate::placement::{NodeId, StoreId};
@@ -147,6 +147,35 @@ impl Inner {
             }
         };
         self.at_leader(group, ask).await
+    }
+
+    /// The newest epoch of a volume, as of now: 0 if there is no such volume.
+    pub(super) async fn volume_epoch(&self, volume: ClusterVolumeId) -> Answer<u64> {
+        let ask = |place| async move {
+            match place {
+                Place::Here(replica) => self.epoch_here(&replica, volume).await,
+                Place::There(node) => {
+                    let message = Message::VolumeEpoch(volume);
+                    let (bytes, _) = self.ask(node, PgId::CONTROL, message, 0).await?;
+                    let epoch = bytes.try_into().map(u64::from_le_bytes);
+                    epoch.map_err(|_| unknown(&"a node answered with no epoch"))
+                }
+            }
+        };
+        self.at_leader(PgId::CONTROL, ask).await
+    }
+
+    /// The same from this node's member of the control group, which leads.
+    pub(super) async fn epoch_here(
+        &self,
+        replica: &Rc<Replica>,
+        volume: ClusterVolumeId,
+    ) -> Answer<u64> {
+        if replica.id != PgId::CONTROL {
+            return Err(refused(ErrorKind::Invalid, &"only the control group knows of volumes"));
+        }
+        replica.barrier().await?;
+        Ok(self.map.newest().volumes().get(&volume).map_or(0, |volume| volume.epoch))
     }
 
     /// Asks whoever leads a group to begin to send a snapshot.

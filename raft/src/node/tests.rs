@@ -6,7 +6,7 @@ mod members;
 use super::answer::{self, Fault, decode_extents, encode_extents};
 use super::message::{EntryName, Message, Range};
 use super::report::{Led, Report, Reports};
-use crate::control::{PgId, Step};
+use crate::control::{ClusterVolumeId, PgId, Step};
 use crate::placement::{NodeId, StoreId};
 use crate::types::{Change, Member, Membership, Proposal, StoredMembership, Write};
 use ashlar_engine::buffer::{BufferPool, PoolOptions};
@@ -54,6 +54,7 @@ fn messages(pool: &BufferPool) -> Vec<Message> {
         Message::Copy { range, applied: 12 },
         Message::Entry(EntryName { term: 3, index: 9 }),
         Message::Left(EntryName { term: 4, index: 8 }),
+        Message::VolumeEpoch(ClusterVolumeId(12)),
     ]
 }
 

@@ -16,6 +16,7 @@ use ashlar_engine::store::GroupEntry;
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, LogId as EngineId, VolumeId};
 use openraft::storage::RaftLogStorage;
 use std::rc::Rc;
+use std::time::Duration;
 
 const STORE_BYTES: u64 = 64 << 20;
 const GROUP: GroupId = GroupId(7);
@@ -171,6 +172,28 @@ fn a_crash_leaves_a_whole_member_or_one_that_knows_it_is_none() {
         }
     }
     assert!(under > 5 && done > 0, "{under} {done}");
+}
+
+#[test]
+fn what_a_snapshot_came_in_is_given_up() {
+    let world = World::new(1, WorldOptions::default());
+    for disk in ["from", "to"] {
+        world.create_disk(disk, STORE_BYTES);
+    }
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let (from, to) = (open(&reactor, "from", true).await, open(&reactor, "to", true).await);
+        fill_source(&from).await;
+        fill_target(&to).await;
+        copy(&from, &to).await.expect("is copied");
+        check_whole(&from, &to).await;
+        reactor.sleep(Duration::from_secs(1)).await;
+        let state = to.state();
+        assert_eq!(state.first, None, "nothing is retained: {state:?}");
+        assert_eq!(state.purged, state.applied);
+        check_whole(&from, &to).await;
+    });
+    reactor.shutdown();
 }
 
 #[test]

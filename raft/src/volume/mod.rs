@@ -87,8 +87,8 @@ pub trait Groups {
     /// Asks for the right to write to a volume: its epoch.
     fn attach(&self, volume: ClusterVolumeId) -> LocalBox<Result<u64>>;
 
-    /// The newest epoch of a volume that this node has heard of.
-    fn newest_epoch(&self, volume: ClusterVolumeId) -> Option<u64>;
+    /// The newest epoch of a volume, as of now; `None` if that cannot be found out soon.
+    fn newest_epoch(&self, volume: ClusterVolumeId) -> LocalBox<Option<u64>>;
 
     /// Gives that right back.
     fn detach(&self, volume: ClusterVolumeId, epoch: u64);

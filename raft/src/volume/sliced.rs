@@ -299,7 +299,8 @@ impl ClusterVolume {
     async fn take_over(&self, slice: usize) -> Result<u64> {
         let held = self.attachment.borrow().epoch;
         if let Some(held) = held {
-            match self.groups.newest_epoch(self.spec.id) {
+            // A slice that refuses nothing yet says nothing about the others.
+            match self.groups.newest_epoch(self.spec.id).await {
                 Some(newest) if newest > held => self.lost(held),
                 _ => match self.make_ready(slice, held).await {
                     Err(error) if error.kind() == ErrorKind::Busy => {}

@@ -9,8 +9,9 @@ use crate::store::cleaner::low_water;
 use crate::store::segments::State;
 use crate::units::{GroupId, LogId, SegmentSequence};
 
-/// While less than this part of the segments is free, entries hold no more than as many: segments
-/// that they held have live blocks, too, and the cleaner needs many to choose from.
+/// While less than this part of the segments is free or can be cleaned, entries hold no more than
+/// as many: segments that they held have live blocks, too, and the cleaner needs many to choose
+/// from.
 const FREE_PART: usize = 4;
 
 impl Store {
@@ -72,10 +73,16 @@ impl Store {
         (2 * low_water(&self.segments)).saturating_sub(self.soon())
     }
 
-    /// Segments that are free, or will be with the next checkpoint.
+    /// Segments that are free, will be with the next checkpoint, or once the cleaner gets to them:
+    /// what only waits for it to do so is no reason to give up entries.
     fn soon(&self) -> usize {
         let can_grow = self.segments.unprepared() > 0 && !self.device_full;
-        if can_grow { usize::MAX } else { self.segments.free() + self.segments.empty() }
+        let segments = &self.segments;
+        if can_grow {
+            usize::MAX
+        } else {
+            segments.free() + segments.empty() + segments.cleanable()
+        }
     }
 
     /// The newest of the oldest segments whose entries should be given up: as many as are missing,

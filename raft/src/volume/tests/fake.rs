@@ -330,7 +330,7 @@ pub(super) struct Node {
     pub(super) cluster: Rc<Cluster>,
     proposer: u64,
     writers: RefCell<BTreeMap<PgId, Rc<Writer>>>,
-    /// Whether it hears of new epochs.
+    /// Whether the control group answers it.
     pub(super) hears: Cell<bool>,
     /// Epochs that it asked for,
     pub(super) attached: RefCell<Vec<u64>>,
@@ -408,8 +408,9 @@ impl Groups for Node {
         Box::pin(async move { Ok(epoch) })
     }
 
-    fn newest_epoch(&self, _: ClusterVolumeId) -> Option<u64> {
-        self.hears.get().then(|| self.cluster.epoch.get())
+    fn newest_epoch(&self, _: ClusterVolumeId) -> LocalBox<Option<u64>> {
+        let newest = self.hears.get().then(|| self.cluster.epoch.get());
+        Box::pin(async move { newest })
     }
 
     fn detach(&self, _: ClusterVolumeId, epoch: u64) {

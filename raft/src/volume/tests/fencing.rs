@@ -149,3 +149,21 @@ fn a_retry_of_what_was_done_before_a_takeover_is_done() {
         assert_eq!(kind(write(&one, &old, BEGIN, 4).await), ErrorKind::Busy);
     });
 }
+
+#[test]
+fn a_first_write_takes_the_right_also_where_another_slice_was_lost() {
+    simulated(7, async |reactor| {
+        let Setup { one, other, volume, theirs, .. } = setup(&reactor);
+        one.hears.set(true);
+        let (old, their) = (volume.open(), theirs.open());
+        write(&one, &old, BEGIN, 1).await.expect("is written");
+        let second = SLICE..SLICE + BLOCK;
+        write(&other, &their, second.clone(), 2).await.expect("takes over");
+        let new = volume.open();
+        write(&one, &new, BEGIN, 3).await.expect("takes it back");
+        let their_last = write(&other, &their, second.clone(), 4).await;
+        let own_next = write(&one, &new, second, 5).await;
+        assert_eq!(own_next.map_err(|error| error.kind()), Ok(()));
+        assert_eq!(kind(their_last), ErrorKind::Busy);
+    });
+}
