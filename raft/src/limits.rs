@@ -84,6 +84,9 @@ pub const SNAPSHOT_PIECES_UNDER_WAY: usize = 4;
 pub const SNAPSHOT_BUSY_TIME: Duration = Duration::from_millis(100);
 /// and the pause between pieces of its snapshots then: at most 50 MiB in a second, all together.
 pub const SNAPSHOT_BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// A snapshot no longer waits for clients once the store has given up this part of the entries
+/// that it had when the snapshot began: without those behind it, the member needs another one.
+pub const SNAPSHOT_GIVEN_UP_PART: u64 = 8;
 /// How often room is made for one piece of a snapshot, before there is none.
 pub const SNAPSHOT_ROOM_ATTEMPTS: u32 = 8;
 /// Time without a piece after which a member asks for another snapshot: the sender may be dead.

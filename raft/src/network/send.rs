@@ -31,7 +31,7 @@ impl Link {
         if source.sends_to(self.target) {
             return Err(failed(&"another snapshot is on its way"));
         }
-        let sending = source.begin(self.target, last.index());
+        let sending = source.begin(self.target);
         let number = sending.number();
         let begin = Message::Begin { vote, last, head: manifest.head };
         match self.ask_taker(Ok(begin), number).await? {
@@ -41,7 +41,7 @@ impl Link {
         }
         let count = Cell::new(0);
         let pieces = unfold(source.pieces(&manifest.volumes), |mut pieces| async {
-            source.pace().await;
+            sending.pace().await;
             match pieces.next().await {
                 Ok(Some(changes)) => {
                     let message = Message::Piece { number: count.get(), changes: changes.into() };

@@ -213,6 +213,9 @@ fn purgeable(replica: &Replica) -> Option<u64> {
     if let Some(wanted) = replica.log.purge_wanted() {
         return Some(wanted.min(applied));
     }
+    if replica.network.source().is_sending() {
+        return None;
+    }
     let first = replica.log.first()?;
     let mut keep_from = applied.saturating_sub(ENTRIES_KEPT);
     if replica.leads() {
@@ -222,6 +225,5 @@ fn purgeable(replica: &Replica) -> Option<u64> {
         let behind = replica.lags().into_values().flatten().max().unwrap_or(0);
         keep_from = keep_from.min((last + 1).saturating_sub(behind)).max(farthest);
     }
-    keep_from = keep_from.min(replica.network.source().holds().unwrap_or(u64::MAX));
     (keep_from >= first + ENTRIES_PURGED_MIN).then_some(keep_from)
 }

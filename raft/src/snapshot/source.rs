@@ -1,11 +1,13 @@
 //! What a member gives to those that it brings up, and how fast.
 //!
 //! Invariant: while a snapshot is on its way, entries behind it are wanted here
-//! ([`Source::holds`]): whoever is brought up needs them next.
+//! ([`Source::is_sending`]): whoever is brought up needs them next. If the store gives them up all
+//! the same, for lack of room, the snapshot no longer waits for clients: it would never end.
 //! Must never know: sockets.
 
 use super::pace::Pace;
 use super::pieces::Pieces;
+use crate::limits::SNAPSHOT_GIVEN_UP_PART;
 use crate::log_store::{Mender, Mending};
 use ashlar_engine::local::LocalGroup;
 use ashlar_engine::units::VolumeId;
@@ -18,8 +20,8 @@ use std::rc::Rc;
 #[derive(Clone)]
 pub struct Source {
     group: LocalGroup,
-    /// Snapshots on their way, by number: to whom, and the index of the last entry.
-    sending: Rc<RefCell<BTreeMap<u64, (u64, u64)>>>,
+    /// To whom snapshots are on their way, by their numbers.
+    sending: Rc<RefCell<BTreeMap<u64, u64>>>,
     next: Rc<Cell<u64>>,
     pace: Rc<Pace>,
     mending: Rc<Mending>,
@@ -29,6 +31,8 @@ pub struct Source {
 pub(crate) struct Sending {
     source: Source,
     number: u64,
+    /// The store's entries when it began: the first one, and the end.
+    entries: (u64, u64),
 }
 
 impl Source {
@@ -53,39 +57,55 @@ impl Source {
         self.pace.touch(self.group.store().reactor().now());
     }
 
-    /// Lowest entry behind which entries are still wanted, if a snapshot is on its way.
+    /// Whether a snapshot is on its way.
     #[must_use]
-    pub fn holds(&self) -> Option<u64> {
-        self.sending.borrow().values().map(|(_, last)| *last).min()
+    pub fn is_sending(&self) -> bool {
+        !self.sending.borrow().is_empty()
     }
 
     /// Whether a snapshot is on its way to this member.
     pub(crate) fn sends_to(&self, target: u64) -> bool {
-        self.sending.borrow().values().any(|(to, _)| *to == target)
+        self.sending.borrow().values().any(|to| *to == target)
     }
 
-    /// Begins to send `target` the snapshot that ends with the entry `last`.
-    pub(crate) fn begin(&self, target: u64, last: u64) -> Sending {
+    /// Begins to send `target` a snapshot.
+    pub(crate) fn begin(&self, target: u64) -> Sending {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        self.sending.borrow_mut().insert(number, (target, last));
-        Sending { source: self.clone(), number }
+        self.sending.borrow_mut().insert(number, target);
+        Sending { source: self.clone(), number, entries: self.entries() }
+    }
+
+    /// The entries that the store has: the first one, and the end.
+    fn entries(&self) -> (u64, u64) {
+        let span = self.group.span();
+        let end = span.last.map_or(0, |last| last.index + 1);
+        (span.first.unwrap_or(end), end)
     }
 
     /// The pieces of a snapshot with these volumes.
     pub(crate) fn pieces(&self, volumes: &[(VolumeId, u64)]) -> Pieces {
         Pieces::new(self.group.clone(), Rc::clone(&self.mending), volumes)
     }
-
-    /// Waits as long as the next piece should wait for clients.
-    pub(crate) async fn pace(&self) {
-        self.pace.piece(self.group.store().reactor()).await;
-    }
 }
 
 impl Sending {
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Waits as long as the next piece should wait for clients.
+    pub(crate) async fn pace(&self) {
+        if !self.is_urgent() {
+            self.source.pace.piece(self.source.group.store().reactor()).await;
+        }
+    }
+
+    /// Whether a good part of what could be given up before the entries behind the snapshot was.
+    fn is_urgent(&self) -> bool {
+        let (first, end) = self.entries;
+        let (now, _) = self.source.entries();
+        now.saturating_sub(first) > (end - first) / SNAPSHOT_GIVEN_UP_PART
     }
 }
 
@@ -97,6 +117,6 @@ impl Drop for Sending {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Source({}, holds {:?})", self.group.id(), self.holds())
+        write!(f, "Source({}, sends {})", self.group.id(), self.sending.borrow().len())
     }
 }

@@ -6,6 +6,8 @@
 use super::install::{Installer, settle};
 use super::message::{Answer, Message, MessageError};
 use super::pieces::Pieces;
+use super::source::Source;
+use crate::limits::SNAPSHOT_BUSY_PAUSE;
 use crate::log_store::{Install, LogStore, Saved};
 use crate::types::{Change, LogId, Vote, log_id};
 use ashlar_engine::buffer::{BufferPool, PoolOptions};
@@ -192,6 +194,40 @@ fn what_a_snapshot_came_in_is_given_up() {
         assert_eq!(state.first, None, "nothing is retained: {state:?}");
         assert_eq!(state.purged, state.applied);
         check_whole(&from, &to).await;
+    });
+    reactor.shutdown();
+}
+
+#[test]
+fn a_snapshot_waits_for_clients_until_the_entries_it_was_begun_with_are_given_up() {
+    let world = World::new(1, WorldOptions::default());
+    world.create_disk("from", STORE_BYTES);
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let from = open(&reactor, "from", true).await;
+        append(&from, vec![Change::CreateVolume { volume: NEW, size_bytes: SIZE }]).await;
+        for at in 1..64 {
+            append(&from, vec![write(&from, NEW, at, 1, 1)]).await;
+        }
+        let source = Source::new(from.clone(), Rc::default());
+        let sending = source.begin(2);
+        assert!(source.is_sending() && source.sends_to(2) && !source.sends_to(3));
+        let pieces = async || {
+            source.touch();
+            let start = reactor.now();
+            for _ in 0..4 {
+                sending.pace().await;
+            }
+            reactor.now().since(start)
+        };
+        assert_eq!(pieces().await, 4 * SNAPSHOT_BUSY_PAUSE);
+        from.purge(from.id_at(7).expect("is there")).await.expect("is given up");
+        append(&from, vec![write(&from, NEW, 0, 1, 2)]).await;
+        assert_eq!(pieces().await, 4 * SNAPSHOT_BUSY_PAUSE, "most is still there");
+        from.purge(from.id_at(8).expect("is there")).await.expect("is given up");
+        assert_eq!(pieces().await, Duration::ZERO);
+        drop(sending);
+        assert!(!source.is_sending());
     });
     reactor.shutdown();
 }
