@@ -3,6 +3,7 @@
 //! which the store says so.
 
 use super::*;
+use crate::limits::PROPOSAL_BLOCKS_MAX;
 use crate::runtime::{Oneshot, ReactorRuntime};
 use crate::types::{Change, Proposal, Write, log_id};
 use ashlar_engine::limits::STORE_MIN_BYTES;
@@ -78,6 +79,40 @@ fn completions_out_of_order_lose_no_progress() {
         log.inner.appended(6, 0, &Err(io::Error::other("is broken")));
         assert!(matches!(soon(5).await, Some(Ok(()))));
         assert!(matches!(soon(6).await, Some(Err(_))));
+    });
+}
+
+/// What a volume is overwritten with as the largest proposals that there are.
+fn with_blocks(reactor: &Reactor, index: u64) -> Entry {
+    let mut data = reactor.pool().allocate(PROPOSAL_BLOCKS_MAX * BLOCK_SIZE_BYTES);
+    data.fill(index as u8);
+    let volume = VolumeId(VolumeId::GROUPS.0 + 1);
+    let changes = vec![Change::Write { volume, first: BlockIndex(0), data }].into();
+    let write = Write { proposer: 1, serial: index, epoch: 0, changes };
+    Entry::new(log_id(1, index), EntryPayload::Normal(Proposal::Write(write)))
+}
+
+/// openraft gives up no entries while it appends: a log without room that waited for that would
+/// wait for ever.
+#[test]
+fn an_append_without_room_gives_up_what_is_applied() {
+    with_log(1, |reactor, mut log| async move {
+        let entry_bytes = (PROPOSAL_BLOCKS_MAX * BLOCK_SIZE_BYTES) as u64;
+        let count = 2 * STORE_MIN_BYTES / entry_bytes;
+        for index in 1..=count {
+            let (sender, flushed) = Oneshot::channel();
+            let entry = with_blocks(&reactor, index);
+            log.append([entry], IOFlushed::signal(sender)).await.expect("is taken");
+            flushed.await.expect("is told").expect("is durable");
+            log.apply_except(index, &[], Vec::new()).expect("applies");
+        }
+        assert_eq!(log.last(), Some(log_id(1, count)));
+        let first = log.first().expect("keeps some");
+        assert!(first > 1, "some are given up");
+        let hole = log.limited_get_log_entries(1, count + 1).await.expect("is asked");
+        assert!(hole.is_empty(), "nothing is sent with a hole before it");
+        let kept = log.limited_get_log_entries(first, first + 1).await.expect("is asked");
+        assert_eq!(kept.len(), 1);
     });
 }
 

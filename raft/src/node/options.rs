@@ -46,7 +46,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Timing {
-        Timing { heartbeat_ms: 500, election_min_ms: 1500, election_max_ms: 3000 }
+        Timing { heartbeat_ms: 500, election_min_ms: 1200, election_max_ms: 2200 }
     }
 }
 
