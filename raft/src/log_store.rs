@@ -265,9 +265,9 @@ impl LogStore {
         reactor.spawn(purge).detach();
     }
 
-    /// Gives up what the store wants given up. openraft, which otherwise does so, does nothing else
-    /// while it waits for room. It finds out later, see `limited_get_log_entries`.
-    fn relieve(&self) {
+    /// Gives up what the store wants given up, where openraft does not get to it: it does nothing
+    /// else while it waits for room or, if it follows, for what it appended. It finds out later.
+    pub(crate) fn relieve(&self) {
         let wanted = self.purge_wanted().and_then(|index| self.id_at(index));
         if let Some(upto) = wanted.filter(|upto| Some(*upto) > self.inner.purged.get()) {
             self.give_up(upto);
@@ -275,7 +275,7 @@ impl LogStore {
     }
 
     /// The index to begin with, where `start` is asked for.
-    fn begin(&self, start: u64) -> u64 {
+    pub(crate) fn begin(&self, start: u64) -> u64 {
         start.max(self.first().unwrap_or(0)).max(self.inner.purged.get().next_index())
     }
 
@@ -408,8 +408,8 @@ impl RaftLogReader<Config> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        // openraft sends what it gets, and must not send with a hole. Nothing is a heartbeat; once
-        // it knows what is given up, it sends a snapshot.
+        // openraft sends what it gets, which must have no hole before it. The link lets what has no
+        // entries then fail.
         if self.begin(start) > start {
             return Ok(Vec::new());
         }

@@ -13,6 +13,7 @@ use crate::types::{CommittedLeaderId, Config, LogId, Member, Vote};
 use ashlar_engine::buffer::Buffer;
 use futures_util::future::{Either, select};
 use futures_util::stream::{Stream, StreamExt, unfold};
+use openraft::LogIdOptionExt;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::entry::RaftEntry;
 use openraft::error::{
@@ -176,9 +177,16 @@ impl Link {
     ) -> impl Future<Output = RpcResult<StreamAppendResult<Config>>> + use<> {
         let before = request.prev_log_id;
         let last = request.entries.last().map(RaftEntry::log_id).or(before);
+        // Nothing comes after what is given up: openraft is to look again what the other needs.
+        let next = before.next_index();
+        let is_given_up = request.entries.is_empty() && self.network.log.begin(next) > next;
         let call = self.call(&Message::Append(self.told(request)), timeout);
         let link = self.clone();
         async move {
+            if is_given_up {
+                let why = format!("entry {next} is given up");
+                return Err(RPCError::Unreachable(Unreachable::from_string(why)));
+            }
             let head = link.answer(call, RPCTypes::AppendEntries, timeout).await?;
             appended(decode_appended(&head).map_err(garbled)?, before, last)
         }

@@ -171,6 +171,10 @@ impl Inner {
     pub(super) async fn purge_logs(&self) {
         for replica in self.all_replicas() {
             let Some(upto) = purgeable(&replica) else { continue };
+            // A leader gives up nothing that is on its way to others, unless it cannot go on.
+            if !replica.leads() {
+                replica.log.relieve();
+            }
             let trigger = replica.raft.trigger();
             let snapshot = self.runtime.enter(trigger.snapshot()).await;
             if snapshot.is_ok() {
