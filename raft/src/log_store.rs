@@ -169,6 +169,11 @@ impl LogStore {
         last.and_then(|id| self.inner.saved.get().raft_id(id)).max(self.inner.purged.get())
     }
 
+    /// The last entry that is given up.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.inner.purged.get()
+    }
+
     /// The last entry that is applied.
     pub(crate) fn applied(&self) -> Option<LogId> {
         self.inner.group.span().applied.and_then(|id| self.inner.saved.get().raft_id(id))

@@ -177,19 +177,23 @@ impl Link {
     ) -> impl Future<Output = RpcResult<StreamAppendResult<Config>>> + use<> {
         let before = request.prev_log_id;
         let last = request.entries.last().map(RaftEntry::log_id).or(before);
-        // Nothing comes after what is given up: openraft is to look again what the other needs.
-        let next = before.next_index();
-        let is_given_up = request.entries.is_empty() && self.network.log.begin(next) > next;
         let call = self.call(&Message::Append(self.told(request)), timeout);
         let link = self.clone();
         async move {
-            if is_given_up {
-                let why = format!("entry {next} is given up");
-                return Err(RPCError::Unreachable(Unreachable::from_string(why)));
-            }
             let head = link.answer(call, RPCTypes::AppendEntries, timeout).await?;
             appended(decode_appended(&head).map_err(garbled)?, before, last)
         }
+    }
+
+    /// Whether nothing can come after a request because that is given up: openraft, which sends
+    /// requests without entries then, must look again what the other one needs.
+    fn check_next(&self, request: &AppendEntriesRequest<Config>) -> RpcResult<()> {
+        let next = request.prev_log_id.next_index();
+        if !request.entries.is_empty() || self.network.log.begin(next) <= next {
+            return Ok(());
+        }
+        let why = format!("entry {next} is given up");
+        Err(RPCError::Unreachable(Unreachable::from_string(why)))
     }
 }
 
@@ -242,10 +246,17 @@ impl RaftNetworkV2<Config> for Link {
             request.entries.last().map(RaftEntry::log_id).or(request.prev_log_id)
         };
         let input = held(input, self.network.peers.reactor().clone());
-        let calls = input.map(move |request| {
+        // A heartbeat is a stream of one request, which nothing has to come after.
+        let calls = input.enumerate().map(move |(position, request)| {
             let wanted = last(&request);
-            let answer = link.append(request, timeout);
-            async move { (wanted, answer.await) }
+            let checked = if position > 0 { link.check_next(&request) } else { Ok(()) };
+            let answer = checked.map(|()| link.append(request, timeout));
+            async move {
+                match answer {
+                    Ok(answer) => (wanted, answer.await),
+                    Err(error) => (wanted, Err(error)),
+                }
+            }
         });
         // In order, and nothing after the first that did not do all.
         let answers = Box::pin(calls.buffered(APPENDS_MAX));

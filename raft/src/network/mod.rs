@@ -17,5 +17,7 @@ mod vote;
 
 pub(crate) use codec::understand;
 pub use link::{Link, Network};
+#[cfg(test)]
+pub(crate) use serve::append_admitted;
 pub use serve::serve;
 pub(crate) use vote::vote_for_gated;

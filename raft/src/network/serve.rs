@@ -11,7 +11,8 @@ use crate::types::Config;
 use ashlar_engine::buffer::Buffer;
 use futures_util::poll;
 use openraft::Raft;
-use openraft::raft::AppendEntriesResponse;
+use openraft::entry::RaftEntry;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use std::fmt::Display;
 use std::pin::pin;
 use std::task::Poll;
@@ -44,27 +45,7 @@ pub async fn serve(
         Message::Append(append) if append.entries.is_empty() => {
             encode_appended(&raft.append_entries(append).await.map_err(ended)?)
         }
-        Message::Append(mut append) => {
-            let (admitted, turn) = log.admission().turn(&append.entries).await.map_err(ended)?;
-            if admitted.is_err() {
-                // What it has may wait to be committed, so the rest of the message counts.
-                append.entries.clear();
-            }
-            let mut appended = pin!(raft.append_entries(append));
-            let at_once = poll!(appended.as_mut());
-            drop(turn);
-            let appended = match at_once {
-                Poll::Ready(appended) => appended,
-                Poll::Pending => appended.await,
-            };
-            match (appended.map_err(ended)?, admitted) {
-                (AppendEntriesResponse::Success, Err(missing)) => {
-                    let why = format!("store {own} has no room for entries: {missing}");
-                    return Err(Error::new(ErrorKind::Busy, why));
-                }
-                (answer, _) => encode_appended(&answer),
-            }
-        }
+        Message::Append(append) => encode_appended(&append_admitted(raft, log, own, append).await?),
         Message::Vote(vote) => encode_voted(&raft.vote(vote).await.map_err(ended)?),
         Message::PreVote(vote) => encode_voted(&raft.pre_vote(vote).await.map_err(ended)?),
         Message::Transfer(transfer) => {
@@ -73,6 +54,40 @@ pub async fn serve(
         }
     };
     Ok(Reply { head, payload: Vec::new() })
+}
+
+/// Entries that this member lacks wait for room. Those that it has, maybe appended and not applied
+/// yet, must not: the room may come from their being committed.
+pub(crate) async fn append_admitted(
+    raft: &Raft<Config, StateMachine>,
+    log: &LogStore,
+    own: u64,
+    mut append: AppendEntriesRequest<Config>,
+) -> Result<AppendEntriesResponse<Config>> {
+    let had = append.entries.iter().take_while(|entry| log.contains(entry.log_id())).count();
+    let last_had = append.entries[..had].last().map(RaftEntry::log_id);
+    let (admitted, turn) = log.admission().turn(&append.entries[had..]).await.map_err(ended)?;
+    if admitted.is_err() {
+        // The rest of the message counts all the same.
+        append.entries.truncate(had);
+    }
+    let mut appended = pin!(raft.append_entries(append));
+    let at_once = poll!(appended.as_mut());
+    drop(turn);
+    let appended = match at_once {
+        Poll::Ready(appended) => appended,
+        Poll::Pending => appended.await,
+    };
+    match (appended.map_err(ended)?, admitted) {
+        (AppendEntriesResponse::Success, Err(missing)) if had == 0 => {
+            let why = format!("store {own} has no room for entries: {missing}");
+            Err(Error::new(ErrorKind::Busy, why))
+        }
+        (AppendEntriesResponse::Success, Err(_)) => {
+            Ok(AppendEntriesResponse::PartialSuccess(last_had))
+        }
+        (answer, _) => Ok(answer),
+    }
 }
 
 /// Nothing has happened, and nothing will until the member is started again.

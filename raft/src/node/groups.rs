@@ -18,11 +18,16 @@ use crate::state_machine::{Commands, StateMachine};
 use crate::types::{Member, StoredMembership};
 use ashlar_engine::units::GroupId;
 use ashlar_engine::{Error, ErrorKind, Result};
+use openraft::LogIdOptionExt;
 use openraft::error::{InitializeError, RaftError};
 use openraft_rt::watch::WatchReceiver as _;
 use openraft_rt::{Mutex as _, Oneshot as _, OneshotSender as _};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a member has to take the order to give up entries.
+const PURGE_ORDER_MAX: Duration = Duration::from_millis(10);
 
 impl Inner {
     /// The member of a group on this node.
@@ -175,12 +180,15 @@ impl Inner {
             if !replica.leads() {
                 replica.log.relieve();
             }
+            // One that waits for room takes no orders, and must not keep others from making some.
             let trigger = replica.raft.trigger();
-            let snapshot = self.runtime.enter(trigger.snapshot()).await;
-            if snapshot.is_ok() {
-                // What is not in the snapshot yet goes next time.
-                self.runtime.enter(trigger.purge_log(upto)).await.ok();
-            }
+            let ordered = async {
+                if trigger.snapshot().await.is_ok() {
+                    // What is not in the snapshot yet goes next time.
+                    trigger.purge_log(upto).await.ok();
+                }
+            };
+            self.reactor.within(PURGE_ORDER_MAX, self.runtime.enter(ordered)).await;
         }
     }
 }
@@ -213,9 +221,15 @@ fn is_older(replica: &Replica, map: &ControlState) -> bool {
 
 /// Up to where a member's log may be given up, if it is time to.
 fn purgeable(replica: &Replica) -> Option<u64> {
-    let applied = replica.raft.metrics().borrow_watched().last_applied?.index();
-    if let Some(wanted) = replica.log.purge_wanted() {
-        return Some(wanted.min(applied));
+    let (applied, known) = {
+        let metrics = replica.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.last_applied?.index(), metrics.purged)
+    };
+    // What the log gave up by itself, openraft must know, or it looks for it for ever.
+    let given_up = replica.log.purged().filter(|purged| Some(*purged) > known);
+    if let Some(upto) = given_up.index().max(replica.log.purge_wanted()) {
+        return Some(upto.min(applied));
     }
     if replica.network.source().is_sending() {
         return None;

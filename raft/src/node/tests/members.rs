@@ -4,11 +4,17 @@
 use super::super::replica::Replica;
 use super::super::{Node, NodeOptions, Timing, parse_address};
 use super::*;
+use crate::limits::PROPOSAL_BLOCKS_MAX;
+use crate::network::append_admitted;
 use crate::snapshot::message::Answer as Taken;
-use crate::types::{Vote, log_id};
+use crate::transport;
+use crate::types::{Config, Entry, LogId, Vote, log_id};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::sim::{World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use openraft::EntryPayload;
+use openraft::entry::RaftEntry;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,5 +97,56 @@ fn a_snapshot_conflicting_with_what_is_committed_is_refused() {
         assert!(matches!(judge(log_id(term + 5, applied.index() + 1)), Ok(None)));
         let old = node.inner.judge_snapshot(PgId::CONTROL, Vote::new(0, 7), log_id(9, 999));
         assert!(matches!(old, Ok(Some(Taken::HigherVote(_)))));
+    });
+}
+
+/// What another one, which leads in a newer term, sends after `before`: so many entries, each as
+/// large as they get.
+fn sent(pool: &BufferPool, before: LogId, count: u64) -> AppendEntriesRequest<Config> {
+    let term = before.committed_leader_id().term.max(NEWER_TERM);
+    let entries = (before.index() + 1..=before.index() + count).map(|index| {
+        let payload = EntryPayload::Normal(write(pool, &[PROPOSAL_BLOCKS_MAX - 1]));
+        Entry::new(log_id(term, index), payload)
+    });
+    let (vote, entries) = (Vote::new_committed(term, 7), entries.collect());
+    AppendEntriesRequest { vote, prev_log_id: Some(before), entries, leader_commit: None }
+}
+
+const NEWER_TERM: u64 = 99;
+
+/// A member that has taken as much as it may without applying it tells a new leader all the same
+/// what it has. Otherwise that is never committed, and the member never gets room.
+#[test]
+fn a_member_without_room_says_what_it_has() {
+    with_member(|node, replica| async move {
+        let pool = node.inner.reactor.pool();
+        replica.raft.runtime_config().elect(false);
+        let start = replica.log.applied().expect("has entries");
+        let append = async |before: LogId, count: u64| {
+            let request = sent(pool, before, count);
+            let appended = append_admitted(&replica.raft, &replica.log, replica.store.0, request);
+            node.inner.runtime.enter(appended).await
+        };
+        let at = |count: u64| log_id(NEWER_TERM, start.index() + count);
+        let mut had = 0;
+        let refused = loop {
+            let before = if had == 0 { start } else { at(had) };
+            match append(before, 1).await {
+                Ok(answer) => assert!(answer.is_success(), "{answer}"),
+                Err(error) => break error,
+            }
+            had += 1;
+            assert!(had <= STORE_BYTES >> 20, "there is always room");
+        };
+        assert_eq!(refused.kind(), transport::ErrorKind::Busy, "{refused}");
+        assert!(had > 4, "it has only {had}");
+        let again = append(start, had).await;
+        assert!(matches!(again, Ok(AppendEntriesResponse::Success)), "{again:?}");
+        let more = append(at(had - 2), 3).await;
+        let part = Some(at(had));
+        assert!(
+            matches!(&more, Ok(AppendEntriesResponse::PartialSuccess(upto)) if *upto == part),
+            "{more:?}"
+        );
     });
 }
