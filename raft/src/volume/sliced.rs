@@ -17,12 +17,19 @@ use ashlar_engine::reactor::Reactor;
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::{BlockIndex, VolumeId};
 use ashlar_engine::{Error, ErrorKind, Result};
+use futures_util::stream::{self, StreamExt};
 use openraft_rt::Mutex as _;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Slices that are told of a new writer at once.
+const FENCES_UNDER_WAY: usize = 64;
+/// How long a new writer waits until all slices know of it.
+const FENCE_ALL_MAX: Duration = Duration::from_secs(5);
 
 /// What a volume is, as the map has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,9 @@ impl VolumeSpec {
 struct Attachment {
     /// The epoch with which it may.
     epoch: Option<u64>,
-    /// Slices that refuse older epochs, and exist.
+    /// Slices that refuse older epochs,
+    fenced: BTreeSet<usize>,
+    /// and exist.
     ready: BTreeSet<usize>,
 }
 
@@ -286,12 +295,54 @@ impl ClusterVolume {
     /// The epoch to write with; asks for the right to write if nobody here has it.
     async fn attached(&self) -> Result<u64> {
         let held = self.attachment.borrow().epoch;
-        let epoch = match held {
-            Some(epoch) => epoch,
-            None => self.groups.attach(self.spec.id).await?,
-        };
+        if let Some(epoch) = held {
+            return Ok(epoch);
+        }
+        let epoch = self.groups.attach(self.spec.id).await?;
         self.attachment.borrow_mut().epoch = Some(epoch);
+        self.fence_all(epoch).await?;
         Ok(epoch)
+    }
+
+    /// Has every slice refuse older epochs: who had the right to write is to have it nowhere. The
+    /// slices of a group that does not answer follow when they are first written, so that it does
+    /// not keep the others from being written.
+    async fn fence_all(&self, epoch: u64) -> Result<()> {
+        let slices = stream::iter(0..self.spec.slices.len());
+        let fencing = slices.map(|slice| self.fence(slice, epoch));
+        let mut fencing = fencing.buffer_unordered(FENCES_UNDER_WAY);
+        let all = async {
+            while let Some(fenced) = fencing.next().await {
+                match fenced {
+                    Err(error) if error.kind() == ErrorKind::Busy => return Err(error),
+                    Err(_) | Ok(()) => {}
+                }
+            }
+            Ok(())
+        };
+        self.reactor.within(FENCE_ALL_MAX, all).await.unwrap_or(Ok(()))
+    }
+
+    /// Has a slice refuse older epochs.
+    async fn fence(&self, slice: usize, epoch: u64) -> Result<()> {
+        let (group, volume) = self.slice(slice);
+        match self.groups.fence(group, volume, epoch).await? {
+            Outcome::Done => {
+                let mut attachment = self.attachment.borrow_mut();
+                if attachment.epoch == Some(epoch) {
+                    attachment.fenced.insert(slice);
+                }
+                Ok(())
+            }
+            Outcome::Fenced { epoch: newer } => {
+                self.lost(epoch);
+                Err(fenced(newer))
+            }
+            other => {
+                let why = format!("the slice is not ready for writes: {other}");
+                Err(Error::new(ErrorKind::Failed, why))
+            }
+        }
     }
 
     /// For a handle's first write: what others here hold may have been lost without their knowing,
@@ -316,16 +367,9 @@ impl ClusterVolume {
     /// Has a slice refuse older epochs, and sees to it that it exists.
     async fn make_ready(&self, slice: usize, epoch: u64) -> Result<()> {
         let (group, volume) = self.slice(slice);
-        match self.groups.fence(group, volume, epoch).await? {
-            Outcome::Fenced { epoch: newer } => {
-                self.lost(epoch);
-                return Err(fenced(newer));
-            }
-            Outcome::Done => {}
-            other => {
-                let why = format!("the slice is not ready for writes: {other}");
-                return Err(Error::new(ErrorKind::Failed, why));
-            }
+        let is_fenced = self.attachment.borrow().fenced.contains(&slice);
+        if !is_fenced {
+            self.fence(slice, epoch).await?;
         }
         let size_bytes = self.spec.size_of_slice(slice);
         let create = vec![Change::CreateVolume { volume, size_bytes }];

@@ -86,6 +86,8 @@ pub(super) struct FakeGroup {
     /// A serial that is always lost.
     pub(super) stuck: Cell<Option<u64>>,
     pub(super) reads_fail: Cell<bool>,
+    /// Nobody leads: what is asked to be fenced waits.
+    pub(super) fences_wait: Cell<bool>,
     /// Blocks that are looked at for extents at once.
     pub(super) looks_at: Cell<u64>,
     pub(super) asked: RefCell<Vec<Asked>>,
@@ -106,6 +108,7 @@ impl FakeGroup {
             outage_until: Cell::default(),
             stuck: Cell::default(),
             reads_fail: Cell::default(),
+            fences_wait: Cell::default(),
             looks_at: Cell::new(u64::MAX),
             asked: RefCell::default(),
             done: Cell::default(),
@@ -394,6 +397,9 @@ impl Groups for Node {
         let group = self.cluster.group(group);
         Box::pin(async move {
             group.travel().await;
+            while group.fences_wait.get() {
+                group.reactor.sleep(Duration::from_millis(100)).await;
+            }
             group.asked.borrow_mut().push(Asked::Fence(epoch));
             let outcome = group.state.borrow_mut().head.fence(volume, epoch);
             group.travel().await;

@@ -49,21 +49,44 @@ fn who_was_fenced_is_refused_for_ever_and_a_new_handle_takes_over() {
 }
 
 #[test]
-fn every_slice_refuses_who_was_fenced_in_another() {
+fn every_slice_refuses_who_was_fenced() {
     simulated(2, async |reactor| {
         let Setup { cluster, one, other, volume, theirs } = setup(&reactor);
         let (old, their) = (volume.open(), theirs.open());
         write(&one, &old, 0..SIZE, 1).await.expect("is written");
-        // Only the first slice of the even group hears of the newer one.
+        cluster.odd.forget();
+        // Only one slice is written; the writer before must not go on in the others.
+        write(&other, &their, BEGIN, 2).await.expect("takes over");
+        let second = SLICE..SLICE + 9;
+        assert_eq!(kind(write(&one, &old, second.clone(), 3).await), ErrorKind::Busy);
+        cluster.even.forget();
+        assert_eq!(kind(write(&one, &old, BEGIN, 3).await), ErrorKind::Busy);
+        assert!(cluster.even.asked.borrow().is_empty(), "it knows by itself");
+        write(&other, &their, second, 4).await.expect("is written");
+        let asked = cluster.odd.asked.borrow();
+        let fences = asked.iter().filter(|asked| **asked == Asked::Fence(2)).count();
+        assert_eq!(fences, 2, "each of its two slices is fenced once: {asked:?}");
+    });
+}
+
+#[test]
+fn a_group_without_a_leader_does_not_keep_others_from_being_taken_over() {
+    simulated(8, async |reactor| {
+        let Setup { cluster, one, other, volume, theirs } = setup(&reactor);
+        let (old, their) = (volume.open(), theirs.open());
+        write(&one, &old, 0..SIZE, 1).await.expect("is written");
+        cluster.odd.fences_wait.set(true);
         write(&other, &their, BEGIN, 2).await.expect("takes over");
         assert_eq!(kind(write(&one, &old, BEGIN, 3).await), ErrorKind::Busy);
         cluster.odd.forget();
-        assert_eq!(kind(write(&one, &old, SLICE..SLICE + 9, 3).await), ErrorKind::Busy);
-        assert!(cluster.odd.asked.borrow().is_empty(), "it knows by itself");
-        write(&other, &their, SLICE..SLICE + 9, 4).await.expect("is written");
-        let asked = cluster.odd.asked.borrow();
-        assert!(matches!(asked[0], Asked::Fence(2)), "each slice is fenced once: {asked:?}");
-        assert_eq!(asked.iter().filter(|a| matches!(a, Asked::Fence(_))).count(), 1);
+        let second = SLICE..SLICE + 9;
+        let (node, range) = (Rc::clone(&other), second.clone());
+        let late = start(&other, async move { write(&node, &their, range, 4).await });
+        reactor.sleep(Duration::from_secs(60)).await;
+        assert!(cluster.odd.asked.borrow().is_empty(), "nothing is written before it is fenced");
+        cluster.odd.fences_wait.set(false);
+        late.await.expect("is written");
+        assert_eq!(read(&old, second).await, [4; 9]);
     });
 }
 
@@ -104,7 +127,9 @@ fn a_handle_that_first_writes_after_a_takeover_takes_over() {
             write(&one, &new, BEGIN, 3).await.expect("takes over");
             let fences = cluster.even.asked.borrow().clone();
             let fences = fences.iter().filter(|asked| matches!(asked, Asked::Fence(_))).count();
-            assert_eq!(fences, if hears { 1 } else { 2 }, "what it heard of it does not try");
+            assert_eq!(fences, 2, "both slices");
+            let tried = cluster.even.seen().iter().filter(|seen| seen.epoch == 1).count();
+            assert_eq!(tried, usize::from(!hears), "what it heard of it does not try");
             assert_eq!(*one.attached.borrow(), [1, 3]);
             assert_eq!(kind(write(&one, &old, BEGIN, 4).await), ErrorKind::Busy);
             assert_eq!(kind(write(&other, &their, BEGIN, 4).await), ErrorKind::Busy);

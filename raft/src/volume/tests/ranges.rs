@@ -120,8 +120,14 @@ fn only_what_is_around_a_write_is_read_and_only_when_others_may_not_write() {
         let (node, handle, group) = (&setup.node, &setup.handle, &setup.node.cluster.even);
         write(node, handle, BLOCK + 5..4 * BLOCK + 5, 7).await.expect("is written");
         let asked = group.asked.borrow().clone();
-        let [Asked::Fence(1), Asked::Write(_), Asked::Read(1, 1), Asked::Read(4, 1), last] =
-            &asked[..]
+        let [
+            Asked::Fence(1),
+            Asked::Fence(1),
+            Asked::Write(_),
+            Asked::Read(1, 1),
+            Asked::Read(4, 1),
+            last,
+        ] = &asked[..]
         else {
             panic!("fenced and made, read, written: {asked:?}");
         };
