@@ -95,6 +95,8 @@ pub enum Class {
     Takeover,
     /// Two troubles at once.
     Double,
+    /// One of three replicas is a witness, without blocks.
+    Witness,
 }
 
 impl Class {
@@ -125,7 +127,7 @@ impl Class {
     ];
 
     /// The classes of clusters, and in how many of their seeds of 100 each is.
-    pub const CLUSTER: [(Class, u64); 28] = [
+    pub const CLUSTER: [(Class, u64); 29] = [
         (Class::Latency, 60),
         (Class::Stall, 15),
         (Class::Split, 30),
@@ -154,6 +156,7 @@ impl Class {
         (Class::Clocks, 40),
         (Class::Takeover, 40),
         (Class::Double, 30),
+        (Class::Witness, 15),
     ];
 
     /// Its name on the command line.

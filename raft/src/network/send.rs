@@ -28,19 +28,23 @@ impl Link {
             return Err(failed(&"a snapshot of nothing cannot be sent"));
         };
         let source = &self.network.source;
+        if !source.keeps_blocks() {
+            return Err(failed(&"a witness has no blocks to send"));
+        }
         if source.sends_to(self.target) {
             return Err(failed(&"another snapshot is on its way"));
         }
         let sending = source.begin(self.target);
         let number = sending.number();
         let begin = Message::Begin { vote, last, head: manifest.head };
-        match self.ask_taker(Ok(begin), number).await? {
-            Answer::Taken => {}
+        let volumes = match self.ask_taker(Ok(begin), number).await? {
+            Answer::Taken => manifest.volumes,
+            Answer::WithoutBlocks => Vec::new(),
             Answer::Has => return Ok(vote),
             Answer::HigherVote(higher) => return Ok(higher),
-        }
+        };
         let count = Cell::new(0);
-        let pieces = unfold(source.pieces(&manifest.volumes), |mut pieces| async {
+        let pieces = unfold(source.pieces(&volumes), |mut pieces| async {
             sending.pace().await;
             match pieces.next().await {
                 Ok(Some(changes)) => {
@@ -56,7 +60,7 @@ impl Link {
         let mut answers = pin!(answers.buffered(SNAPSHOT_PIECES_UNDER_WAY));
         while let Some(answer) = answers.next().await {
             match answer? {
-                Answer::Taken => {}
+                Answer::Taken | Answer::WithoutBlocks => {}
                 Answer::Has => return Ok(vote),
                 Answer::HigherVote(higher) => return Ok(higher),
             }
@@ -64,7 +68,9 @@ impl Link {
         match self.ask_taker(Ok(Message::End { pieces: count.get() }), number).await? {
             Answer::HigherVote(higher) => Ok(higher),
             Answer::Has => Ok(vote),
-            Answer::Taken => Err(failed(&"the member did not end the snapshot")),
+            Answer::Taken | Answer::WithoutBlocks => {
+                Err(failed(&"the member did not end the snapshot"))
+            }
         }
     }
 

@@ -95,6 +95,12 @@ impl Inner {
         }
     }
 
+    /// Whether this node's member of a group has its volumes, if there is one. What the control
+    /// group knows, a witness knows too.
+    pub(super) fn keeps_blocks(&self, id: PgId) -> bool {
+        !self.options.witness || id == PgId::CONTROL
+    }
+
     /// Starts this node's member of a group.
     pub(super) async fn start_replica(self: &Rc<Inner>, id: PgId) -> Result<Rc<Replica>> {
         let _one_at_a_time = self.starting.lock().await;
@@ -113,13 +119,20 @@ impl Inner {
         let log = LogStore::open(group.clone()).map_err(device)?;
         let commands = (id == PgId::CONTROL)
             .then(|| Box::new(ControlCommands::new(Rc::clone(&self.map))) as Box<dyn Commands>);
-        let machine = StateMachine::open(log.clone(), commands).map_err(device)?;
-        let source = Source::new(group, Rc::clone(&self.pace));
+        let mut machine = StateMachine::open(log.clone(), commands).map_err(device)?;
+        let keeps_blocks = self.keeps_blocks(id);
+        if !keeps_blocks {
+            machine = machine.without_blocks();
+        }
+        let source = Source::new(group, Rc::clone(&self.pace), keeps_blocks);
         let mender = Rc::new(NodeMender { node: Rc::downgrade(self), id });
         log.set_mender(Rc::clone(&mender) as Rc<dyn Mender>);
         source.set_mender(mender);
         let network = Network::new(peers, id.0, own.0, log.clone(), source);
-        let config = std::sync::Arc::clone(&self.config);
+        let config = match keeps_blocks {
+            true => std::sync::Arc::clone(&self.config),
+            false => self.options.timing.of_witness().config()?,
+        };
         let raft = Raft::new(own.0, config, network.clone(), log.clone(), machine);
         let raft = self.runtime.enter(raft).await.map_err(|error| {
             let why = format!("placement group {id} cannot be started here: {error}");
@@ -235,7 +248,12 @@ fn purgeable(replica: &Replica) -> Option<u64> {
         return None;
     }
     let first = replica.log.first()?;
-    let mut keep_from = applied.saturating_sub(ENTRIES_KEPT);
+    // A witness has nothing else to give to who is behind.
+    let kept = match replica.network.source().keeps_blocks() {
+        true => ENTRIES_KEPT,
+        false => ENTRIES_KEPT_BEHIND,
+    };
+    let mut keep_from = applied.saturating_sub(kept);
     if replica.leads() {
         // Those who are not too far behind get entries: that is less than a snapshot.
         let farthest = applied.saturating_sub(ENTRIES_KEPT_BEHIND);

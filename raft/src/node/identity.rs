@@ -1,7 +1,7 @@
 //! Who a node is, kept in its store: a store that holds replicas says whose they are.
 //!
 //! It is kept as the vote of a group that has nothing else. version u8, cluster [u8; 16], node,
-//! store, incarnation u64.
+//! store, incarnation u64, whether it is a witness's u8.
 //! Invariant: the incarnation grows with every start, and is durable before the node speaks.
 //! Must never know: sockets, groups.
 
@@ -13,7 +13,8 @@ use ashlar_engine::local::LocalStore;
 use ashlar_engine::units::GroupId;
 use ashlar_engine::{Error, ErrorKind, Result};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_WITNESSES: u8 = 1;
 
 /// Who a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Stored {
     /// 0 until the store was added to the cluster.
     pub(super) store: StoreId,
     pub(super) incarnation: u64,
+    /// Whether the store holds only witnesses: it has none of the blocks.
+    pub(super) witness: bool,
 }
 
 impl Stored {
@@ -52,16 +55,24 @@ impl Stored {
         for number in [self.node.0, self.store.0, self.incarnation] {
             into.extend(number.to_le_bytes());
         }
+        into.push(u8::from(self.witness));
         store.group(GroupId(IDENTITY_GROUP)).save_vote(&into).await
     }
 
     fn decode(bytes: &[u8]) -> std::result::Result<Stored, EncodingError> {
-        let mut bytes = Bytes::of_version(VERSION, bytes)?;
+        let is_old = bytes.first() == Some(&VERSION_WITHOUT_WITNESSES);
+        let version = if is_old { VERSION_WITHOUT_WITNESSES } else { VERSION };
+        let mut bytes = Bytes::of_version(version, bytes)?;
         let mut cluster = ClusterId([0; 16]);
         cluster.0.copy_from_slice(bytes.take(16)?);
         let (node, store) = (NodeId(bytes.u64()?), StoreId(bytes.u64()?));
-        let stored = Stored { cluster, node, store, incarnation: bytes.u64()? };
+        let incarnation = bytes.u64()?;
+        let witness = match if is_old { 0 } else { bytes.u8()? } {
+            0 => false,
+            1 => true,
+            found => return Err(EncodingError::Kind { of: "store", found }),
+        };
         bytes.end()?;
-        Ok(stored)
+        Ok(Stored { cluster, node, store, incarnation, witness })
     }
 }

@@ -155,7 +155,7 @@ impl Inner {
         let heard = Cell::new(self.reactor.now());
         let incoming = Incoming { peer, sending, last, head, installer, heard };
         self.installs.borrow_mut().insert(id, Rc::new(incoming));
-        Ok(Taken::Taken)
+        Ok(if self.keeps_blocks(id) { Taken::Taken } else { Taken::WithoutBlocks })
     }
 
     /// Whether a snapshot is to be taken in: `None` if it is.
@@ -250,6 +250,7 @@ impl Inner {
         if replica.network.source().sends_to(to.0) {
             return Ok(());
         }
+        replica.check_blocks()?;
         if behind > 0 && replica.log.applied().is_none_or(|applied| applied.index() <= behind) {
             // One entry that is committed without the member.
             let (proposer, serial) = (self.proposer, self.next_drop_serial(replica.id));

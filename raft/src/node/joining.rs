@@ -58,6 +58,15 @@ pub(super) fn check(options: &NodeOptions, stored: Option<Stored>) -> Result<()>
              store"
         ));
     }
+    // What a data node has, a witness would not keep; what a witness has not, a data node would take
+    // for holes.
+    if stored.store != StoreId(0) && stored.witness != options.witness {
+        let kept = if stored.witness { "only votes" } else { "blocks" };
+        return refused(format!(
+            "the store belongs to a node that keeps {kept}: set witness = {}, or use another store",
+            stored.witness
+        ));
+    }
     match options.cluster {
         Some(cluster) if cluster != stored.cluster => {
             refused("the store belongs to another cluster: use another store".into())
@@ -117,7 +126,8 @@ impl Inner {
         let store = stored.map_or(StoreId(0), |stored| stored.store);
         let node = self.options.id;
         relieve(&self.store).await?;
-        Stored { cluster, node, store, incarnation }.save(&self.store).await?;
+        let witness = self.options.witness;
+        Stored { cluster, node, store, incarnation, witness }.save(&self.store).await?;
         self.incarnation.set(incarnation);
         self.store_id.set(store);
         let peers = make_peers(self, cluster);
@@ -217,7 +227,8 @@ impl Inner {
         };
         if self.store_id.get() == StoreId(0) {
             let incarnation = stored.map_or(0, |stored| stored.incarnation);
-            let first = Stored { cluster, node: NodeId(1), store: StoreId(1), incarnation };
+            let (node, store, witness) = (NodeId(1), StoreId(1), self.options.witness);
+            let first = Stored { cluster, node, store, incarnation, witness };
             if self.peers().is_none() {
                 self.enter_cluster(cluster, Some(first)).await?;
             }
@@ -365,7 +376,8 @@ async fn introduce(node: &Rc<Inner>, cluster: ClusterId) -> Result<()> {
             other => return Err(refusal(&other)),
         };
         let incarnation = node.incarnation.get();
-        Stored { cluster, node: id, store, incarnation }.save(&node.store).await?;
+        let witness = node.options.witness;
+        Stored { cluster, node: id, store, incarnation, witness }.save(&node.store).await?;
         node.store_id.set(store);
     }
     // Whatever else this node had held is lost: it must be made elsewhere.

@@ -74,6 +74,7 @@ impl Replica {
 
     /// Blocks as this member has them, and the entry as of which: not before `applied`.
     pub(super) async fn copy(&self, range: Range, applied: u64) -> Answer<(u64, Vec<Buffer>)> {
+        self.check_blocks()?;
         if !self.reaches(applied).await {
             return Err(unknown(&"this member is behind"));
         }

@@ -335,6 +335,8 @@ impl Inner {
     /// Has another voter lead what this node leads, as far as one has caught up.
     async fn hand_over(&self) {
         let mut handed = false;
+        let map = self.map.newest();
+        let is_witness = |store: &StoreId| map.stores().get(store).is_some_and(|s| s.witness);
         for replica in self.all_replicas().iter().filter(|replica| replica.leads()) {
             let (membership, _) = replica.membership();
             let voters: BTreeSet<u64> = membership.voter_ids().collect();
@@ -342,7 +344,9 @@ impl Inner {
                 **store != replica.store && voters.contains(&store.0) && **lag == Some(0)
             };
             let lags = replica.lags();
-            if let Some((to, _)) = lags.iter().find(able) {
+            // A witness would have to hand over again.
+            let best = lags.iter().filter(able).min_by_key(|(store, _)| is_witness(store));
+            if let Some((to, _)) = best {
                 handed |= replica.raft.trigger().transfer_leader(to.0).await.is_ok();
             }
         }

@@ -56,6 +56,14 @@ const CHANNEL_SIZE: u64 = 1024;
 const APPEND_ENTRIES_MAX: u64 = 256;
 
 impl Timing {
+    /// At witnesses: others, which have blocks, are to stand for election first.
+    #[must_use]
+    pub fn of_witness(self) -> Timing {
+        let late = self.election_max_ms - (self.election_max_ms - self.election_min_ms) / 8;
+        // Not the longest time: leases are as long, and the same for all.
+        Timing { election_min_ms: late.min(self.election_max_ms - 1), ..self }
+    }
+
     /// openraft's settings.
     ///
     /// # Errors

@@ -73,6 +73,17 @@ impl Replica {
         self.leader() == Some(self.store)
     }
 
+    /// Whether the group's blocks are here.
+    ///
+    /// # Errors
+    /// `NotLeader` if this is a witness: it soon leads no longer.
+    pub(super) fn check_blocks(&self) -> Answer<()> {
+        match self.network.source().keeps_blocks() {
+            true => Ok(()),
+            false => Err(Fault::NotLeader(None)),
+        }
+    }
+
     /// Why its openraft gave up, if it did.
     pub(super) fn died_of(&self) -> Option<String> {
         let ended = self.raft.metrics().borrow_watched().running_state.clone();
@@ -142,6 +153,7 @@ impl Replica {
 
     /// Blocks as of now. What the group does not have reads as zeroes.
     pub(super) async fn read(self: &Rc<Replica>, range: Range) -> Answer<Vec<Buffer>> {
+        self.check_blocks()?;
         self.network.source().touch();
         self.barrier().await?;
         let volume = match self.log.group().volume(range.volume) {
@@ -175,6 +187,7 @@ impl Replica {
         range: Range,
         extents_max: usize,
     ) -> Answer<Vec<Extent>> {
+        self.check_blocks()?;
         self.barrier().await?;
         let length = range.count.saturating_mul(BLOCK_SIZE_BYTES as u64);
         let volume = match self.log.group().volume(range.volume) {

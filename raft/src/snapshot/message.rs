@@ -45,6 +45,8 @@ pub(crate) enum Message {
 pub(crate) enum Answer {
     /// Go on.
     Taken,
+    /// Go on to the end: a witness keeps no blocks.
+    WithoutBlocks,
     /// The member has the snapshot's last entry.
     Has,
     /// It knows a newer vote.
@@ -159,6 +161,7 @@ impl Message {
 const TAKEN: u8 = 0;
 const HAS: u8 = 1;
 const HIGHER_VOTE: u8 = 2;
+const WITHOUT_BLOCKS: u8 = 3;
 
 impl Answer {
     /// Its bytes.
@@ -166,6 +169,7 @@ impl Answer {
         match self {
             Answer::Taken => vec![VERSION, TAKEN],
             Answer::Has => vec![VERSION, HAS],
+            Answer::WithoutBlocks => vec![VERSION, WITHOUT_BLOCKS],
             Answer::HigherVote(vote) => [vec![VERSION, HIGHER_VOTE], encode_vote(&vote)].concat(),
         }
     }
@@ -176,6 +180,7 @@ impl Answer {
         let answer = match bytes.u8()? {
             TAKEN => Answer::Taken,
             HAS => Answer::Has,
+            WITHOUT_BLOCKS => Answer::WithoutBlocks,
             HIGHER_VOTE => Answer::HigherVote(decode_vote(bytes.take(VOTE_BYTES)?)?),
             found => return Err(EncodingError::Kind { of: "answer", found }.into()),
         };

@@ -20,6 +20,7 @@ use std::rc::Rc;
 #[derive(Clone)]
 pub struct Source {
     group: LocalGroup,
+    keeps_blocks: bool,
     /// To whom snapshots are on their way, by their numbers.
     sending: Rc<RefCell<BTreeMap<u64, u64>>>,
     next: Rc<Cell<u64>>,
@@ -36,15 +37,21 @@ pub(crate) struct Sending {
 }
 
 impl Source {
-    /// The blocks of a group. `pace`: shared by a node's groups.
+    /// The blocks of a group. `pace`: shared by a node's groups. `keeps_blocks`: not a witness.
     #[must_use]
-    pub fn new(group: LocalGroup, pace: Rc<Pace>) -> Source {
+    pub fn new(group: LocalGroup, pace: Rc<Pace>, keeps_blocks: bool) -> Source {
         let mut random = group.store().reactor().random("snapshots");
         let mut first = [0; 8];
         random.fill_bytes(&mut first);
         // Numbers of another start of this process do not come again soon.
         let next = Rc::new(Cell::new(u64::from_le_bytes(first)));
-        Source { group, sending: Rc::default(), next, pace, mending: Rc::default() }
+        let (sending, mending) = (Rc::default(), Rc::default());
+        Source { group, keeps_blocks, sending, next, pace, mending }
+    }
+
+    /// Whether there are blocks here that a snapshot could be made of.
+    pub(crate) fn keeps_blocks(&self) -> bool {
+        self.keeps_blocks
     }
 
     /// Says who gets damaged blocks from other members.

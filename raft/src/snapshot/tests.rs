@@ -209,7 +209,7 @@ fn a_snapshot_waits_for_clients_until_the_entries_it_was_begun_with_are_given_up
         for at in 1..64 {
             append(&from, vec![write(&from, NEW, at, 1, 1)]).await;
         }
-        let source = Source::new(from.clone(), Rc::default());
+        let source = Source::new(from.clone(), Rc::default(), true);
         let sending = source.begin(2);
         assert!(source.is_sending() && source.sends_to(2) && !source.sends_to(3));
         let pieces = async || {

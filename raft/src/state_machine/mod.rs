@@ -59,6 +59,8 @@ pub struct StateMachine {
     head: AppliedHead,
     applied: Option<LogId>,
     commands: Option<Box<dyn Commands>>,
+    /// Whether the group's volumes are kept here.
+    keeps_blocks: bool,
 }
 
 impl StateMachine {
@@ -80,7 +82,13 @@ impl StateMachine {
             commands.restore(&head.control)?;
         }
         let applied = log.applied();
-        Ok(StateMachine { log, head, applied, commands })
+        Ok(StateMachine { log, head, applied, commands, keeps_blocks: true })
+    }
+
+    /// The same, at a witness: it decides as all others do, and keeps nothing of what is written.
+    #[must_use]
+    pub fn without_blocks(self) -> StateMachine {
+        StateMachine { keeps_blocks: false, ..self }
     }
 
     /// The state of now, but for its blocks.
@@ -106,7 +114,7 @@ impl StateMachine {
             }
             EntryPayload::Normal(Proposal::Write(write)) => {
                 let (outcome, counts) = self.head.write(index, write);
-                if !counts {
+                if !counts || !self.keeps_blocks {
                     skipped.push(index);
                 }
                 outcome

@@ -9,3 +9,4 @@ mod pitfalls;
 mod runtime;
 mod suites;
 mod transport;
+mod witness;

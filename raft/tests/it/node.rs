@@ -207,7 +207,7 @@ fn three_nodes_form_a_cluster_and_a_seed_decides_the_run() {
 /// MiB of the volume that is lost.
 pub(crate) const PARTS: u8 = 24;
 
-async fn fill(reactor: &Reactor, handle: &VolumeHandle, round: u8) {
+pub(crate) async fn fill(reactor: &Reactor, handle: &VolumeHandle, round: u8) {
     for part in 0..PARTS {
         let offset = u64::from(part) << 20;
         match (part + round) % 8 {
@@ -222,7 +222,7 @@ async fn fill(reactor: &Reactor, handle: &VolumeHandle, round: u8) {
     }
 }
 
-async fn all_of(handle: &VolumeHandle) -> Vec<u8> {
+pub(crate) async fn all_of(handle: &VolumeHandle) -> Vec<u8> {
     let mut whole = Vec::new();
     for part in 0..PARTS {
         whole.extend(contents(handle, u64::from(part) << 20, 1 << 20).await);

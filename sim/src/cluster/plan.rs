@@ -38,7 +38,11 @@ impl ClusterPlan {
     #[must_use]
     pub fn draw(seed: u64, limits: &Limits) -> ClusterPlan {
         let mut random = RandomStream::named(seed, "cluster plan");
-        let classes = Plan::classes(seed, limits);
+        let mut classes = Plan::classes(seed, limits);
+        if classes.contains(&Class::Witness) {
+            // Of some blocks there is one copy, until the other replica has caught up.
+            classes.retain(|class| ![Class::Wipe, Class::RotOne, Class::RotAll].contains(class));
+        }
         let takeover = classes.contains(&Class::Takeover);
         let mut plan = ClusterPlan {
             classes,
@@ -62,6 +66,18 @@ impl ClusterPlan {
         plan.requests = plan.requests.min(limits.requests.unwrap_or(u32::MAX));
         plan.draw_faults(seed);
         plan
+    }
+
+    /// Replicas of a volume that have blocks.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        if self.has(Class::Witness) { 2 } else { 3 }
+    }
+
+    /// Whether a node keeps no blocks.
+    #[must_use]
+    pub fn is_witness(&self, number: u32) -> bool {
+        self.has(Class::Witness) && number == self.nodes
     }
 
     /// Whether a class is in it.

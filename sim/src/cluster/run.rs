@@ -83,8 +83,9 @@ async fn live(lab: Rc<ClusterLab>) {
     }
 }
 
-fn policy() -> Result<Policy, String> {
-    "replicas=3".parse().map_err(|error| format!("{error:?}"))
+fn policy(lab: &ClusterLab) -> Result<Policy, String> {
+    let text = if lab.plan.has(Class::Witness) { "replicas=2,witness" } else { "replicas=3" };
+    text.parse().map_err(|error| format!("{error:?}"))
 }
 
 /// Has node 1 carry out a command.
@@ -108,7 +109,7 @@ async fn form(lab: &Rc<ClusterLab>) -> Result<(), String> {
     first.start(lab).await;
     let gone = || "node 1 is gone".to_owned();
     let (node, machine) = (first.node().ok_or_else(gone)?, first.machine().ok_or_else(gone)?);
-    let control = policy()?;
+    let control = policy(lab)?;
     let founding = async move { node.init(control).await };
     let founded = lab.on(&machine, COMMAND_MAX, founding).await.ok_or_else(gone)?;
     let cluster = founded.map_err(|error| error.to_string())?;
@@ -129,7 +130,9 @@ async fn form(lab: &Rc<ClusterLab>) -> Result<(), String> {
     until(lab, "the control group has three voters", |lab| {
         let all = lab.running();
         let voters = |map: &ashlar_raft::control::ControlState| {
-            map.groups().get(&PgId::CONTROL).map_or(0, |group| group.count(Role::Voter))
+            map.groups()
+                .get(&PgId::CONTROL)
+                .map_or(0, |group| group.count(Role::Voter) + group.count(Role::Witness))
         };
         all.len() == lab.sites.len()
             && all.iter().filter_map(|site| site.node()).all(|node| voters(&node.map()) == 3)
@@ -157,7 +160,7 @@ async fn create(lab: &ClusterLab, number: u32) -> Result<(), String> {
     let create = Operation::CreateVolume {
         name: name.clone(),
         size_bytes,
-        policy: policy()?,
+        policy: policy(lab)?,
         slice_bytes: None,
         avoid: Vec::new(),
     };

@@ -36,6 +36,8 @@ struct Running {
 pub struct Site {
     /// Number of the host, and of the node's address.
     pub number: u32,
+    /// Whether its node keeps no blocks.
+    pub witness: bool,
     disk: RefCell<SimDisk>,
     /// Disks it had before.
     wiped: Cell<u32>,
@@ -61,6 +63,7 @@ impl Site {
         disk.set_faults(plan.disk.clone());
         Site {
             number,
+            witness: plan.is_witness(number),
             disk: RefCell::new(disk),
             wiped: Cell::new(0),
             formatted: Cell::new(false),
@@ -261,7 +264,7 @@ impl Site {
             nbd: vec![format!("127.0.0.1:{}", 10809 + self.number)],
             labels: format!("host=h{}", self.number).parse().map_err(|_| invalid("labels"))?,
             peers,
-            witness: false,
+            witness: self.witness,
             started: self.lives.get(),
             timing: Timing::default(),
         })

@@ -62,7 +62,8 @@ async fn status_at(lab: &ClusterLab, site: &Site) -> Option<ClusterStatus> {
     lab.on(&machine, STATUS_MAX, asked).await?.ok()
 }
 
-/// What is not as it should be: every group led, with three voters that have everything.
+/// What is not as it should be: every group led, with three voters that have everything; by one
+/// that has blocks, if there are any.
 fn lacks(lab: &ClusterLab, status: &ClusterStatus) -> Option<String> {
     if let Some(note) = status.notes.first() {
         return Some(note.clone());
@@ -72,9 +73,18 @@ fn lacks(lab: &ClusterLab, status: &ClusterStatus) -> Option<String> {
     }
     let wrong = status.groups.iter().find(|group| {
         let sound = |member: &ashlar_raft::node::MemberStatus| {
-            member.role == Role::Voter && member.lag_entries == Some(0) && member.up
+            member.role != Role::Learner && member.lag_entries == Some(0) && member.up
         };
-        group.leader.is_none() || group.members.len() != 3 || !group.members.iter().all(sound)
+        let count = |role| group.members.iter().filter(|member| member.role == role).count();
+        let leads_well = |store: StoreId| {
+            let leads = |m: &&ashlar_raft::node::MemberStatus| m.store == store;
+            let role = group.members.iter().find(leads).map(|member| member.role);
+            group.id == PgId::CONTROL || role == Some(Role::Voter)
+        };
+        !group.leader.is_some_and(leads_well)
+            || group.members.len() != 3
+            || count(Role::Voter) != lab.plan.replicas()
+            || !group.members.iter().all(sound)
     });
     wrong.map(|group| format!("{group:?}"))
 }
@@ -249,7 +259,8 @@ async fn replicas(lab: &ClusterLab) {
             return lab.violation(Violation::new("volumes", what));
         };
         let (group, slice) = (volume.slices[0], slice_volume(volume, 0));
-        let members: Vec<StoreId> = map.groups()[&group].voters().collect();
+        let keeps = |store: &StoreId| !map.stores()[store].witness;
+        let members: Vec<StoreId> = map.groups()[&group].voters().filter(keeps).collect();
         let mut found: BTreeMap<u32, Option<Vec<u8>>> = BTreeMap::new();
         for site in &lab.sites {
             let Some(node) = site.node() else { continue };
@@ -265,7 +276,7 @@ async fn replicas(lab: &ClusterLab) {
         }
         let one = found.values().next().cloned().flatten();
         let other = found.iter().find(|(_, bytes)| **bytes != one);
-        lab.check(found.len() == 3 && other.is_none(), "identical", || {
+        lab.check(found.len() == lab.plan.replicas() && other.is_none(), "identical", || {
             let differs = other.and_then(|(number, bytes)| {
                 let (one, other) = (one.as_ref()?, bytes.as_ref()?);
                 let at = one.iter().zip(other).position(|(a, b)| a != b)?;

@@ -121,3 +121,11 @@ fn garbled_frames_are_never_taken() {
 fn nodes_that_are_ended_in_order_hand_over() {
     with_only(&[Class::NodeStop], 2);
 }
+
+/// One replica of three has no blocks: where it leads it hands over, and what only it and one other
+/// had is there when the other one is back.
+#[test]
+fn a_witness_keeps_two_replicas_going() {
+    with_only(&[Class::Witness, Class::NodeKill, Class::NodePower], 2);
+    with_only(&[Class::Witness, Class::Heavy, Class::NodeKill], 1);
+}

@@ -2,7 +2,7 @@
 //! reads are local and writes cost one round trip.
 
 use super::super::limits::LEADS_PER_PLAN_MAX;
-use super::super::model::{Group, PgId, Role};
+use super::super::model::{Group, Member, PgId, Role};
 use super::{Action, View};
 use crate::placement::{NodeId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,10 @@ impl View<'_> {
         let able = voters.map(|member| member.store).filter(|s| *s != leader && able(*s));
         // Among equals the first; the present leader keeps its place unless another gains.
         let best = able.max_by_key(|store| (slices(*store), std::cmp::Reverse(*store)))?;
-        let gains = slices(best) > slices(leader) || !stays(leader);
+        let is_witness = |member: &&Member| member.store == leader && member.role == Role::Witness;
+        let gains = slices(best) > slices(leader)
+            || !stays(leader)
+            || group.members.iter().any(|member| is_witness(&member));
         gains.then_some(best)
     }
 }
