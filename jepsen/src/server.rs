@@ -162,6 +162,8 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it accepts clients.
     pub fn start(setup: &Setup) -> Result<Server> {
+        // The first one may have to build the program: that is no part of its start.
+        setup.command()?;
         let started = Instant::now();
         let mut server = Server::spawn(setup)?;
         match setup.kind {

@@ -48,6 +48,13 @@ fn rot_is_an_error_and_never_data() {
     assert!(!said.concat().contains("panicked"), "{said:?}");
 
     let _server = place.serve();
+    // While it serves, the same is found.
+    let output = ashlar(&["scrub", "--json", "--store", &place.file("store")]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["sound"], false, "{report}");
+    assert_eq!(report["damaged_blocks"], DAMAGED.len(), "{report}");
+    assert_eq!(report["damaged"][0]["first_block"], DAMAGED[0], "{report}");
     let mut connection = Connection::open(&place.setup.socket(), "vm0").unwrap();
     let mut found = vec![0u8; BLOCK_SIZE_BYTES as usize];
     for number in 0..VOLUME_BYTES / BLOCK_SIZE_BYTES {
@@ -67,6 +74,9 @@ fn rot_is_an_error_and_never_data() {
         let content = sector::decode(&found[..SECTOR_SIZE_BYTES], place);
         assert_eq!(content, Content::Written(stamp), "a damaged block cannot be written anew");
     }
+    let output = ashlar(&["scrub", "--store", &place.file("store")]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("sound"), "{output:?}");
 }
 
 /// Finds the damaged blocks by their content and flips one bit in each, wherever they are.

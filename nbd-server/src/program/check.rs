@@ -1,21 +1,27 @@
-//! `ashlar check`: proves a store that nobody uses, without writing to it.
+//! `ashlar check`: proves a store that nobody uses, without writing to it. `ashlar scrub`: one that
+//! is served.
 //!
-//! Recovers it as a start would, compares its books, then reads every mapped block of every volume
-//! through the same path that clients read through.
+//! A check recovers the store as a start would and compares its books. Both then read every mapped
+//! block of every volume through the same path that clients read through.
 //! Must never know: checksums, layouts.
 
-use super::cli::CheckArgs;
+use super::admin::Request;
+use super::admin::client::ask;
+use super::cli::{CheckArgs, StatusArgs};
 use super::failure::{Failure, Result};
 use super::output::{say, say_json};
 use super::size::rounded;
+use super::volume::show;
 use super::{progress, store};
 use ashlar_engine::local::{LocalStore, LocalVolume};
 use ashlar_engine::reactor::{Reactor, ReactorOptions, Task};
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use ashlar_engine::{Error, ErrorKind};
+use ashlar_raft::node::ScrubReport;
 use indicatif::ProgressBar;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::VecDeque;
 
 const BLOCK: u64 = BLOCK_SIZE_BYTES as u64;
@@ -29,7 +35,7 @@ const RANGES_MAX: usize = 1000;
 const EXTENTS_MAX: usize = 256;
 
 /// Blocks of a volume that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DamagedRange {
     volume: String,
     first_block: u64,
@@ -37,20 +43,36 @@ struct DamagedRange {
     why: String,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct CheckReport {
+/// What is found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CheckReport {
     store: String,
     sound: bool,
     volumes: usize,
     checked_bytes: u64,
     damaged_blocks: u64,
-    /// At most the first thousand.
+    /// Blocks that were damaged and are whole again.
+    mended_blocks: u64,
+    /// At most the first thousand; a node only counts.
     damaged: Vec<DamagedRange>,
     /// Contradictions between the index and the segments.
     contradictions: Vec<String>,
 }
 
 impl CheckReport {
+    /// What a node of a cluster found.
+    pub(crate) fn of_node(store: String, volumes: usize, found: ScrubReport) -> CheckReport {
+        CheckReport {
+            store,
+            sound: found.damaged_blocks == 0,
+            volumes,
+            checked_bytes: found.read_bytes,
+            damaged_blocks: found.damaged_blocks,
+            mended_blocks: found.mended_blocks,
+            ..CheckReport::default()
+        }
+    }
+
     /// Adds a damaged block; neighbours become one range.
     fn add(&mut self, volume: &str, block: u64, error: &Error) {
         self.damaged_blocks += 1;
@@ -91,6 +113,9 @@ impl CheckReport {
                 self.contradictions.len()
             ),
         };
+        if self.mended_blocks > 0 {
+            text.push_str(&format!("{} blocks were damaged and are mended\n", self.mended_blocks));
+        }
         let (volumes, checked) = (self.volumes, rounded(self.checked_bytes));
         let store = &self.store;
         text.push_str(&format!("{store}: {volumes} volumes, {checked} checked: {verdict}\n"));
@@ -111,6 +136,33 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
     if report.sound { Ok(()) } else { Err(Failure::reported()) }
 }
 
+/// Runs `ashlar scrub`.
+pub(crate) fn run_scrub(args: &StatusArgs) -> Result<()> {
+    let answer = ask(&args.store, &Request::Scrub {})?;
+    let sound = answer.get("sound") == Some(&Value::Bool(true));
+    show(args.json, &answer, |report: CheckReport| report.text())?;
+    if sound { Ok(()) } else { Err(Failure::reported()) }
+}
+
+/// Reads every block of a store that is served. Volumes that are deleted meanwhile are passed over.
+///
+/// # Errors
+/// As the store says, but for damage: that is in the report.
+pub(crate) async fn scrub(store: &LocalStore, path: String) -> ashlar_engine::Result<CheckReport> {
+    let volumes = store.volumes();
+    let (store_path, count) = (path, volumes.len());
+    let mut report = CheckReport { store: store_path, volumes: count, ..CheckReport::default() };
+    for volume in volumes {
+        let checked = check_volume(store, &volume.name, &ProgressBar::hidden(), &mut report).await;
+        match checked {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            checked => checked?,
+        }
+    }
+    report.sound = report.damaged_blocks == 0;
+    Ok(report)
+}
+
 async fn check(reactor: &Reactor, args: &CheckArgs) -> Result<CheckReport> {
     let store = store::open(reactor, &args.path, true).await?;
     let volumes = store.volumes();
@@ -123,7 +175,7 @@ async fn check(reactor: &Reactor, args: &CheckArgs) -> Result<CheckReport> {
     let bar = progress::bytes(volumes.iter().map(|volume| volume.mapped_bytes).sum());
     for volume in volumes {
         bar.set_message(volume.name.clone());
-        check_volume(reactor, &store, &volume.name, &bar, &mut report).await?;
+        check_volume(&store, &volume.name, &bar, &mut report).await?;
     }
     bar.finish_and_clear();
     report.sound = report.damaged_blocks == 0 && report.contradictions.is_empty();
@@ -138,12 +190,12 @@ struct Reading {
 }
 
 async fn check_volume(
-    reactor: &Reactor,
     store: &LocalStore,
     name: &str,
     bar: &ProgressBar,
     report: &mut CheckReport,
-) -> Result<()> {
+) -> ashlar_engine::Result<()> {
+    let reactor = store.reactor();
     let volume = store.volume(name)?;
     let (mut at, mut flying) = (0, VecDeque::new());
     while at < volume.size_bytes() {

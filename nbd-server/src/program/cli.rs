@@ -47,6 +47,11 @@ pub(crate) enum Command {
     /// Make and run a cluster: nodes that keep volumes together.
     #[command(after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterArgs),
+    /// Verify everything that a running server holds, now, while it serves.
+    ///
+    /// A node of a cluster mends what is damaged from other nodes. Exit code 1 if anything is
+    /// damaged still. Nodes do the same by themselves once a day, slowly.
+    Scrub(StatusArgs),
     /// Verify a store that is not in use: every checksum, and the index against the segments.
     ///
     /// Writes nothing. Names the volume and the blocks of all damage; exit code 1 if there is any.

@@ -51,6 +51,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Status(args) => volume::status(&args),
         Command::Cluster(args) => cluster::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Scrub(args) => check::run_scrub(&args),
         Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(*args, level),
         Command::Completions { shell } => output::completions(shell),

@@ -21,8 +21,8 @@ pub struct ScrubReport {
     pub read_bytes: u64,
     /// Blocks that were damaged and are whole again.
     pub mended_blocks: u64,
-    /// Stretches of at most 1 MiB in which something is damaged still.
-    pub damaged: u64,
+    /// Blocks that are damaged still: no other member has a sound copy, or none answers.
+    pub damaged_blocks: u64,
 }
 
 impl Node {
@@ -77,11 +77,12 @@ impl Inner {
             match volume.read(at, length as usize).await {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    let count = length.div_ceil(block);
-                    let range = Range { volume: id, first: BlockIndex(at / block), count };
-                    match self.mend(replica, range).await {
-                        Ok(mended) => report.mended_blocks += mended,
-                        Err(_) => report.damaged += 1,
+                    for first in at / block..(at + length).div_ceil(block) {
+                        let range = Range { volume: id, first: BlockIndex(first), count: 1 };
+                        match self.mend(replica, range).await {
+                            Ok(mended) => report.mended_blocks += mended,
+                            Err(_) => report.damaged_blocks += 1,
+                        }
                     }
                 }
                 Err(error) => return Err(error),

@@ -525,7 +525,7 @@ fn damaged_blocks_are_mended_by_reads_and_by_the_scrubber() {
         let mut scrubbed = 0;
         for node in &nodes {
             let report = node.scrub().await.expect("scrubs");
-            assert_eq!(report.damaged, 0);
+            assert_eq!(report.damaged_blocks, 0);
             assert!(report.read_bytes >= 60 * 4096, "{report:?}");
             scrubbed += report.mended_blocks;
         }

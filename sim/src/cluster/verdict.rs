@@ -183,7 +183,7 @@ async fn scrub(lab: &ClusterLab) {
         let scrubbing = async move { node.scrub().await };
         let done = lab.on(&machine, READ_MAX, scrubbing).await;
         lab.log(|| format!("node {} was scrubbed: {done:?}", site.number));
-        let whole = matches!(&done, Some(Ok(report)) if report.damaged == 0);
+        let whole = matches!(&done, Some(Ok(report)) if report.damaged_blocks == 0);
         lab.check(whole, "mends", || format!("node {}: {done:?}", site.number));
         let again = site.node().map(|node| node.store().status().counters.mended_blocks);
         lab.count(|tally| tally.damaged += again.unwrap_or(0));

@@ -30,6 +30,11 @@ pub(crate) fn ask(place: &StoreArgs, request: &Request) -> Result<Value> {
     if let Some(report) = ask_server(&socket, request)? {
         return Ok(report);
     }
+    if matches!(request, Request::Scrub {}) {
+        let check =
+            format!("verify a store that is not in use by `ashlar check {}`", path.display());
+        return Err(no_server(&socket).hint(check));
+    }
     if matches!(request, Request::Status {}) {
         let start = format!("start one with `ashlar serve --store {}`", path.display());
         return Err(no_server(&socket).hint(format!("{start}, or name its socket with --admin")));
@@ -75,7 +80,9 @@ fn ask_server(socket: &Path, request: &Request) -> Result<Option<Value>> {
 }
 
 fn exchange(mut stream: UnixStream, request: &Request) -> std::io::Result<Answer> {
-    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    // A scrub says nothing until it has read everything; a server that ends closes the socket.
+    let silence = (!matches!(request, Request::Scrub {})).then_some(SILENCE_MAX);
+    stream.set_read_timeout(silence)?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

@@ -6,6 +6,7 @@ use super::cluster_report::{AdmittedReport, ClusterReport, InitReport};
 use super::command::{Around, status_report, to_json};
 use super::report::{VolumeReport, VolumesReport};
 use super::{Executor, Request};
+use crate::program::check::CheckReport;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::LocalBox;
 use ashlar_engine::units::Nanos;
@@ -51,6 +52,10 @@ impl ServedNode {
     async fn carry_out(&self, request: Request) -> Result<Value> {
         match request {
             Request::Status {} => Ok(to_json(self.status())),
+            Request::Scrub {} => {
+                let (scrubbed, store) = (self.node.scrub().await?, self.store_path.clone());
+                Ok(to_json(CheckReport::of_node(store, self.node.map().volumes().len(), scrubbed)))
+            }
             Request::VolumeList {} => Ok(to_json(VolumesReport { volumes: self.volumes() })),
             Request::VolumeShow { name } => Ok(to_json(self.volume(&name)?.1)),
             Request::VolumeCreate { name, size_bytes, policy } => {

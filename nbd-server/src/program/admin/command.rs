@@ -4,6 +4,7 @@
 
 use super::report::{MemoryReport, NbdReport, StatusReport, VolumeReport, VolumesReport};
 use super::{Executor, Request};
+use crate::program::check;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::LocalBox;
 use ashlar_engine::store::VolumeStatus;
@@ -58,6 +59,10 @@ pub(crate) async fn execute(
             Some(serving) => Ok(to_json(status(store, serving))),
             None => Err(Error::new(ErrorKind::NotFound, "no server runs")),
         },
+        Request::Scrub {} => {
+            let path = serving.map(|serving| serving.store_path.clone()).unwrap_or_default();
+            Ok(to_json(check::scrub(store, path).await?))
+        }
         Request::VolumeList {} => {
             let report = |volume: &VolumeStatus| volume_report(serving, volume);
             let volumes = store.volumes().iter().map(report).collect();

@@ -35,6 +35,8 @@ pub(crate) const IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(
 pub(crate) enum Request {
     /// Everything about the server.
     Status {},
+    /// Reads and proves everything that is held; answers when that is done.
+    Scrub {},
     /// All volumes.
     VolumeList {},
     /// One volume.
