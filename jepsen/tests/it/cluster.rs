@@ -8,6 +8,8 @@ use ashlar_jepsen::rounds::Options;
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
 
+use crate::bad_input::ashlar;
+
 #[test]
 fn nodes_that_die_lose_nothing_and_clients_of_others_see_no_error() {
     let directory = TemporaryDirectory::new("cluster").unwrap();
@@ -41,4 +43,18 @@ fn a_cluster_goes_on_after_all_its_nodes_died() {
     let mut found = vec![0u8; 8192];
     nodes.connect(2, "vm0").unwrap().read(4096, &mut found).unwrap();
     assert_eq!(found, bytes);
+    let path = |leaf: String| directory.path().join(leaf).to_str().unwrap().to_owned();
+    let checked = |arguments: &[&str]| {
+        let output = ashlar(arguments);
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["sound"], true, "{report}");
+        assert!(report["checked_bytes"].as_u64() >= Some(8192), "{report}");
+    };
+    (1..=NODES).for_each(|node| {
+        checked(&["scrub", "--json", "--admin", &path(format!("node{node}.sock"))]);
+    });
+    (0..NODES).for_each(|node| nodes.kill(node).unwrap());
+    // What a node holds is checked as the volumes of a single store are.
+    (1..=NODES).for_each(|node| checked(&["check", "--json", &path(format!("node{node}.store"))]));
 }

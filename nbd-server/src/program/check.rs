@@ -13,7 +13,7 @@ use super::output::{say, say_json};
 use super::size::rounded;
 use super::volume::show;
 use super::{progress, store};
-use ashlar_engine::local::{LocalStore, LocalVolume};
+use ashlar_engine::local::{LocalGroup, LocalStore, LocalVolume};
 use ashlar_engine::reactor::{Reactor, ReactorOptions, Task};
 use ashlar_engine::store::Mapping;
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
@@ -55,6 +55,8 @@ pub(crate) struct CheckReport {
     mended_blocks: u64,
     /// At most the first thousand; a node only counts.
     damaged: Vec<DamagedRange>,
+    /// Damaged entries of the logs of placement groups.
+    damaged_entries: u64,
     /// Contradictions between the index and the segments.
     contradictions: Vec<String>,
 }
@@ -102,14 +104,22 @@ impl CheckReport {
                 _ => format!("volume {volume}: blocks {first_block} to {last}: {why}\n"),
             });
         }
+        if self.damaged_entries > 0 {
+            let count = self.damaged_entries;
+            text.push_str(&format!(
+                "logs: {count} entries damaged; the node repairs them itself\n"
+            ));
+        }
         for sentence in &self.contradictions {
             text.push_str(&format!("books: {sentence}\n"));
         }
         let verdict = match self.sound {
             true => "sound".to_owned(),
             false => format!(
-                "DAMAGED: {} blocks, {} contradictions; write these blocks anew or restore them",
+                "DAMAGED: {} blocks, {} log entries, {} contradictions; write these blocks anew or \
+                 restore them, or let a cluster's node mend them",
                 self.damaged_blocks,
+                self.damaged_entries,
                 self.contradictions.len()
             ),
         };
@@ -153,10 +163,11 @@ pub(crate) async fn scrub(store: &LocalStore, path: String) -> ashlar_engine::Re
     let (store_path, count) = (path, volumes.len());
     let mut report = CheckReport { store: store_path, volumes: count, ..CheckReport::default() };
     for volume in volumes {
-        let checked = check_volume(store, &volume.name, &ProgressBar::hidden(), &mut report).await;
-        match checked {
+        match store.volume(&volume.name) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            checked => checked?,
+            found => {
+                check_volume(&found?, &volume.name, &ProgressBar::hidden(), &mut report).await?
+            }
         }
     }
     report.sound = report.damaged_blocks == 0;
@@ -172,14 +183,43 @@ async fn check(reactor: &Reactor, args: &CheckArgs) -> Result<CheckReport> {
         contradictions: store.audit(),
         ..CheckReport::default()
     };
-    let bar = progress::bytes(volumes.iter().map(|volume| volume.mapped_bytes).sum());
+    let bar = progress::bytes(store.status().data_bytes);
     for volume in volumes {
         bar.set_message(volume.name.clone());
-        check_volume(&store, &volume.name, &bar, &mut report).await?;
+        check_volume(&store.volume(&volume.name)?, &volume.name, &bar, &mut report).await?;
+    }
+    for id in store.groups() {
+        check_group(&store.group(id), &bar, &mut report).await?;
     }
     bar.finish_and_clear();
-    report.sound = report.damaged_blocks == 0 && report.contradictions.is_empty();
+    let damaged = report.damaged_blocks + report.damaged_entries;
+    report.sound = damaged == 0 && report.contradictions.is_empty();
     Ok(report)
+}
+
+/// What a node of a cluster holds of one placement group: parts of the cluster's volumes, and a log.
+async fn check_group(
+    group: &LocalGroup,
+    bar: &ProgressBar,
+    report: &mut CheckReport,
+) -> ashlar_engine::Result<()> {
+    let state = group.state();
+    let end = state.last.map_or(0, |last| last.index + 1);
+    // What a node that was killed had applied is in its log only, until it starts again.
+    for index in state.first.unwrap_or(end)..end {
+        match group.read(index).await {
+            Ok(entry) => report.checked_bytes += entry.bytes() as u64,
+            Err(error) if error.kind() == ErrorKind::Corrupt => report.damaged_entries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    for (id, _) in group.volumes() {
+        let name = format!("{} of placement group {}", id.0, group.id().0);
+        bar.set_message(name.clone());
+        check_volume(&group.volume(id)?, &name, bar, report).await?;
+        report.volumes += 1;
+    }
+    Ok(())
 }
 
 /// One read in flight.
@@ -190,13 +230,12 @@ struct Reading {
 }
 
 async fn check_volume(
-    store: &LocalStore,
+    volume: &LocalVolume,
     name: &str,
     bar: &ProgressBar,
     report: &mut CheckReport,
 ) -> ashlar_engine::Result<()> {
-    let reactor = store.reactor();
-    let volume = store.volume(name)?;
+    let reactor = volume.store().reactor();
     let (mut at, mut flying) = (0, VecDeque::new());
     while at < volume.size_bytes() {
         let rest = volume.size_bytes() - at;
@@ -208,7 +247,7 @@ async fn check_volume(
                 let read = async move { target.read(offset, length as usize).await.map(drop) };
                 flying.push_back(Reading { offset, length, task: reactor.spawn(read) });
                 if flying.len() >= READS_MAX {
-                    settle(&volume, name, &mut flying, bar, report).await;
+                    settle(volume, name, &mut flying, bar, report).await;
                 }
                 at += length;
             }
@@ -216,7 +255,7 @@ async fn check_volume(
         }
     }
     while !flying.is_empty() {
-        settle(&volume, name, &mut flying, bar, report).await;
+        settle(volume, name, &mut flying, bar, report).await;
     }
     Ok(())
 }
