@@ -197,7 +197,7 @@ async fn check(reactor: &Reactor, args: &CheckArgs) -> Result<CheckReport> {
     Ok(report)
 }
 
-/// What a node of a cluster holds of one placement group: parts of the cluster's volumes, and a log.
+/// What a node of a cluster holds of one placement group: parts of volumes, and a log.
 async fn check_group(
     group: &LocalGroup,
     bar: &ProgressBar,

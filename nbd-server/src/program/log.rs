@@ -33,7 +33,7 @@ impl Level {
         }
     }
 
-    /// For the consensus library, which warns of every heartbeat that a node misses: one level less.
+    /// For the consensus library, which warns of every missed heartbeat: one level less.
     fn of_consensus(self) -> Level {
         match self {
             Level::Off => Level::Off,

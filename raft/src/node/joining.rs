@@ -58,7 +58,7 @@ pub(super) fn check(options: &NodeOptions, stored: Option<Stored>) -> Result<()>
              store"
         ));
     }
-    // What a data node has, a witness would not keep; what a witness has not, a data node would take
+    // What a data node has, a witness would not keep; what a witness lacks, a data node would take
     // for holes.
     if stored.store != StoreId(0) && stored.witness != options.witness {
         let kept = if stored.witness { "only votes" } else { "blocks" };
