@@ -1,8 +1,8 @@
 //! Who should lead each group: a voter of the node where most of its slices are attached, so that
-//! reads are local and writes cost one round trip.
+//! reads are local and writes cost one round trip. Never a witness for long.
 
 use super::super::limits::LEADS_PER_PLAN_MAX;
-use super::super::model::{Group, Member, PgId, Role};
+use super::super::model::{Group, PgId, Role};
 use super::{Action, View};
 use crate::placement::{NodeId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,10 +53,9 @@ impl View<'_> {
         let able = voters.map(|member| member.store).filter(|s| *s != leader && able(*s));
         // Among equals the first; the present leader keeps its place unless another gains.
         let best = able.max_by_key(|store| (slices(*store), std::cmp::Reverse(*store)))?;
-        let is_witness = |member: &&Member| member.store == leader && member.role == Role::Witness;
-        let gains = slices(best) > slices(leader)
-            || !stays(leader)
-            || group.members.iter().any(|member| is_witness(&member));
+        // A witness has no blocks to read.
+        let reads = group.member(leader).is_none_or(|member| member.role != Role::Witness);
+        let gains = slices(best) > slices(leader) || !stays(leader) || !reads;
         gains.then_some(best)
     }
 }
