@@ -58,8 +58,9 @@ impl Handler for Answering {
             Some(&REPORT) => {
                 if let Ok(report) = Report::decode(&head)
                     && report.node.0 == peer.0
+                    && node.reports.borrow_mut().take(node.reactor.now(), report)
                 {
-                    node.reports.borrow_mut().take(node.reactor.now(), report);
+                    node.news.stir();
                 }
                 Box::pin(async { Ok(Reply::default()) })
             }

@@ -5,13 +5,12 @@
 use super::identity::Stored;
 use super::message::{Message, Range};
 use super::replica::unknown;
-use super::{Inner, Node, NodeOptions, make_peers, parse_address, planner};
+use super::{Inner, Node, NodeOptions, make_peers, news, parse_address, planner};
 use crate::control::{
     ClusterId, ControlState, NodeState, Operation, Outcome, PgId, Policy, Refusal,
 };
 use crate::frame;
 use crate::placement::{NodeId, StoreId};
-use crate::transport::Request;
 use crate::types::{Member, Membership, StoredMembership};
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::units::{BlockIndex, VolumeId};
@@ -26,8 +25,6 @@ use std::time::Duration;
 const MAP_INTERVAL: Duration = Duration::from_millis(300);
 /// Members of the control group ask so much less often.
 const MEMBERS_ASK_EVERY: usize = 8;
-/// How often a node tells that it lives.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often logs are looked at for what can be given up.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while a store is short of room.
@@ -142,7 +139,7 @@ impl Inner {
         self.peers.replace(Some(peers));
         self.restart_members().await?;
         self.spawn(follow(Rc::clone(self)));
-        self.spawn(report(Rc::clone(self)));
+        self.spawn(news::run(Rc::clone(self)));
         self.spawn(planner::run(Rc::clone(self)));
         self.spawn(purge(Rc::clone(self)));
         self.spawn(super::scrub::run(Rc::clone(self)));
@@ -298,6 +295,11 @@ async fn relieve(store: &LocalStore) -> Result<()> {
 async fn follow(node: Rc<Inner>) {
     let mut watched = node.map.watch();
     let mut turn = 0;
+    if node.map.newest().cluster().is_none() {
+        for source in node.map_sources() {
+            node.fetch_map(source).await;
+        }
+    }
     loop {
         node.set_peers();
         node.follow_map().await;
@@ -318,23 +320,6 @@ async fn follow(node: Rc<Inner>) {
     }
 }
 
-/// Tells the control group's members how this node is.
-async fn report(node: Rc<Inner>) {
-    loop {
-        if let Some(peers) = node.peers() {
-            let report = node.report().encode();
-            let targets: BTreeSet<NodeId> = node.map_sources().into_iter().collect();
-            for target in targets {
-                let request = Request::new(0, super::LANE_ASK, report.clone());
-                let post = peers.post(frame::NodeId(target.0), request, REPORT_INTERVAL);
-                // It says so again in a moment.
-                node.runtime.start_task(async move { drop(post.await) });
-            }
-        }
-        node.reactor.sleep(REPORT_INTERVAL).await;
-    }
-}
-
 async fn purge(node: Rc<Inner>) {
     let mut idle = Duration::ZERO;
     loop {
@@ -349,7 +334,12 @@ async fn purge(node: Rc<Inner>) {
 
 /// Makes node and store known to the cluster, until they are.
 async fn make_known(node: Rc<Inner>, cluster: ClusterId) {
+    let mut map = node.map.watch();
     loop {
+        // Who leads the control group is told with the map.
+        if node.map.newest().cluster().is_none() {
+            node.reactor.within(RETRY_PAUSE, map.changed()).await;
+        }
         if node.map.newest().cluster().is_some() || node.options.id != NodeId(1) {
             match introduce(&node, cluster).await {
                 Ok(()) => return,

@@ -20,6 +20,7 @@ mod left;
 mod map;
 mod mend;
 mod message;
+mod news;
 mod options;
 mod planner;
 mod remote;
@@ -58,6 +59,7 @@ use handler::Answering;
 use identity::Stored;
 use installs::Incoming;
 use map::Map;
+use news::News;
 use openraft_rt::Mutex as _;
 use planner::About;
 use replica::Replica;
@@ -100,6 +102,8 @@ struct Inner {
     /// Who led when it was asked last.
     leaders: RefCell<BTreeMap<PgId, StoreId>>,
     reports: RefCell<Reports>,
+    /// Wakes the plan.
+    news: News,
     acting: RefCell<BTreeSet<About>>,
     starting: Mutex<()>,
     /// One block is mended at a time.
@@ -156,6 +160,7 @@ impl Node {
             concerned: RefCell::default(),
             leaders: RefCell::default(),
             reports: RefCell::default(),
+            news: News::new(),
             acting: RefCell::default(),
             starting: Mutex::new(()),
             mending: Mutex::new(()),

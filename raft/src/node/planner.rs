@@ -15,12 +15,16 @@ use crate::types::{Change, Membership, Outcome as Applied, Proposal, StoredMembe
 use crate::volume::slice_volume;
 use ashlar_engine::ErrorKind;
 use ashlar_engine::units::VolumeId;
+use futures_util::future::select;
+use openraft_rt::watch::WatchReceiver as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How often the plan is made, at least.
 const PLAN_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before what has changed is planned for: other things change with it.
+const PLAN_PAUSE: Duration = Duration::from_millis(25);
 
 /// What an action is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +44,11 @@ fn about(action: &Action) -> About {
 
 /// Plans as long as the node runs.
 pub(super) async fn run(node: Rc<Inner>) {
+    let (mut map, mut news) = (node.map.watch(), node.news.watch());
     loop {
-        node.reactor.sleep(PLAN_INTERVAL).await;
+        let changed = select(Box::pin(map.changed()), Box::pin(news.changed()));
+        node.reactor.within(PLAN_INTERVAL, changed).await;
+        node.reactor.sleep(PLAN_PAUSE).await;
         let leads = node.replica(PgId::CONTROL).is_some_and(|replica| replica.leads());
         let map = node.map.newest();
         if !leads || map.cluster().is_none() {

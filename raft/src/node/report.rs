@@ -7,6 +7,7 @@
 //! Must never know: sockets.
 
 use super::message::{REPORT, VERSION};
+use crate::control::limits::CAUGHT_UP_ENTRIES;
 use crate::control::{GroupHealth, Health, MemberHealth, PgId};
 use crate::placement::{NodeId, StoreId};
 use crate::types::encoding::{Bytes, EncodingError, bounded};
@@ -40,6 +41,19 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Whether a plan is the same after either: who leads, which members are caught up, which must
+    /// not vote.
+    pub(super) fn is_like(&self, other: &Report) -> bool {
+        let shape = |led: &Led| {
+            let caught_up = |(store, lag): (&StoreId, &Option<u64>)| {
+                (*store, lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES))
+            };
+            let members: Vec<_> = led.lags.iter().map(caught_up).collect();
+            (led.group, led.store, led.term, members)
+        };
+        self.gated == other.gated && self.led.iter().map(shape).eq(other.led.iter().map(shape))
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut into = vec![VERSION, REPORT];
         let mut put = |bytes: &[u8]| into.extend(bytes);
@@ -108,8 +122,12 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn take(&mut self, now: Nanos, report: Report) {
-        self.newest.insert(report.node, (now, report));
+    /// Takes what a node says; whether that may change the plan.
+    pub(super) fn take(&mut self, now: Nanos, report: Report) -> bool {
+        let node = report.node;
+        let is_new = self.newest.get(&node).is_none_or(|(_, before)| !before.is_like(&report));
+        self.newest.insert(node, (now, report));
+        is_new
     }
 
     /// What was heard, for another node: version u8, u16 reports, each its age in ns u64, length

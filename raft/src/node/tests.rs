@@ -6,6 +6,7 @@ mod members;
 use super::answer::{self, Fault, decode_extents, encode_extents};
 use super::message::{EntryName, Message, Range};
 use super::report::{Led, Report, Reports};
+use crate::control::limits::CAUGHT_UP_ENTRIES;
 use crate::control::{ClusterVolumeId, PgId, Step};
 use crate::placement::{NodeId, StoreId};
 use crate::types::{Change, Member, Membership, Proposal, StoredMembership, Write};
@@ -159,8 +160,18 @@ fn the_newest_leader_counts_and_silence_is_seen() {
     let bytes = report(1, 5).encode();
     assert_eq!(Report::decode(&bytes).expect("a report"), report(1, 5));
     let mut reports = Reports::default();
-    reports.take(Nanos(10), report(1, 5));
-    reports.take(Nanos(20), report(2, 4));
+    assert!(reports.take(Nanos(10), report(1, 5)));
+    assert!(reports.take(Nanos(20), report(2, 4)));
+    let with_lag = |lag| {
+        let mut report = report(2, 4);
+        report.led[0].lags.insert(StoreId(2), lag);
+        report
+    };
+    // Only what a plan looks at is news.
+    assert!(!reports.take(Nanos(20), with_lag(Some(CAUGHT_UP_ENTRIES + 1))));
+    assert!(reports.take(Nanos(20), with_lag(Some(CAUGHT_UP_ENTRIES))));
+    assert!(!reports.take(Nanos(20), with_lag(Some(0))));
+    assert!(reports.take(Nanos(20), report(2, 4)));
     // One that is no node of the map does not count.
     reports.take(Nanos(20), report(9, 9));
     let nodes = || [1, 2, 3].map(NodeId).into_iter();

@@ -6,6 +6,7 @@ mod encoding;
 mod lab;
 mod node;
 mod pitfalls;
+mod prompt;
 mod runtime;
 mod suites;
 mod transport;

@@ -233,8 +233,13 @@ impl<'a> View<'a> {
     /// Whether a voter is missing, or is where nothing should be.
     fn needs_repair(&self, group: &Group) -> bool {
         let policy = self.state.policy_of(group);
-        group.voters().any(|store| self.excluded.contains(&store))
+        group.voters().any(|store| self.excluded.contains(&store) || self.is_empty(store))
             || [Role::Voter, Role::Witness].iter().any(|r| group.count(*r) < policy.wanted(*r))
+    }
+
+    /// Whether nothing should be in a store: it was lost, or everything moves away.
+    fn is_empty(&self, store: StoreId) -> bool {
+        self.state.stores().get(&store).is_none_or(|store| store.weight == 0)
     }
 
     fn drops(&self) -> Vec<Action> {

@@ -90,6 +90,20 @@ fn draining_moves_everything_and_is_not_slowed_by_a_ban_on_moves() {
 }
 
 #[test]
+fn a_lost_store_is_made_anew_though_moves_are_banned() {
+    let mut cluster = cluster(3, 256);
+    let settings = Settings { grace_seconds: 30, moves_max: 0 };
+    cluster.log.run(Operation::SetSettings { settings });
+    let lost = cluster.log.state.stores().iter().find(|(_, store)| store.node == NodeId(1));
+    let lost = *lost.expect("a store").0;
+    let add = Operation::AddStore { node: NodeId(1), store: store_spec(77, 4096) };
+    assert!(matches!(cluster.log.run(add), Outcome::Store(_)));
+    cluster.log.run(Operation::SetWeight { store: lost, weight: 0 });
+    cluster.settle();
+    assert!(voters(&cluster).iter().all(|stores| stores.len() == 3 && !stores.contains(&lost)));
+}
+
+#[test]
 fn growth_moves_what_is_due_and_only_so_many_groups_at_once() {
     let mut cluster = cluster(3, 8 << 10);
     let before = voters(&cluster);
