@@ -54,9 +54,10 @@ impl Mender for NodeMender {
 }
 
 impl Replica {
-    /// Index of the last entry that is applied to the store.
+    /// Raft's index of the last entry that is applied to the store: the engine's differs from
+    /// member to member, where one was brought up by a snapshot.
     fn applied_here(&self) -> u64 {
-        self.log.group().span().applied.map_or(0, |applied| applied.index)
+        self.log.applied().map_or(0, |applied| applied.index())
     }
 
     /// Waits until entries up to this one are applied. False: not in time.

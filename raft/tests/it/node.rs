@@ -257,7 +257,7 @@ pub(crate) async fn with_volume(reactor: &Reactor) -> Vec<Node> {
 
 /// A node loses its store. Its replica is made anew from a snapshot, while others write, and is as
 /// good as theirs.
-async fn lose(reactor: &Reactor) {
+async fn lose(world: &World, reactor: &Reactor) {
     let mut nodes = with_volume(reactor).await;
     let handle = nodes[0].open_volume("vm0").expect("is there");
     for round in 0..4 {
@@ -297,6 +297,17 @@ async fn lose(reactor: &Reactor) {
     let map = nodes[0].map();
     let brought_up = |group: &PgId| last(&nodes[2], group) < last(&nodes[0], group);
     assert!(map.groups().keys().any(brought_up), "no snapshot was sent");
+    // Their logs number entries differently, and they mend each other all the same.
+    for (number, node, fill) in [(4, 2, 251), (1, 0, 253)] {
+        let data = filled(reactor, 4096, fill);
+        handle.write(u64::from(fill) * 4096, data).await.expect("writes");
+        reactor.sleep(Duration::from_secs(1)).await;
+        damage(world, number, fill as u8);
+        let (begun, report) = (reactor.now(), nodes[node].scrub().await.expect("scrubs"));
+        assert_eq!((report.mended_blocks, report.damaged_blocks), (1, 0), "{report:?}");
+        let took = reactor.now().since(begun);
+        assert!(took < Duration::from_secs(1), "nobody is behind, but it waited for {took:?}");
+    }
     let expected = all_of(&handle).await;
     drop(handle);
     // The new member and one other are a quorum now.
@@ -318,7 +329,7 @@ fn a_replica_that_was_lost_is_made_anew() {
         let world = World::new(seed, WorldOptions::default());
         (1..=4).for_each(|number| drop(world.create_disk(disk(number), STORE_BYTES)));
         let reactor = world.reactor();
-        reactor.block_on(lose(&reactor));
+        reactor.block_on(lose(&world, &reactor));
         reactor.shutdown();
     }
 }
