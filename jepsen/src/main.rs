@@ -6,7 +6,7 @@ use std::time::Duration;
 use ashlar_jepsen::rounds::{Options, Outcome};
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
-use ashlar_jepsen::{Result, cluster, kill9, partitions, power_loss, rebuild, rolling};
+use ashlar_jepsen::{Result, cluster, kill9, migrate, partitions, power_loss, rebuild, rolling};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -30,6 +30,12 @@ enum Command {
     Rolling(RunArgs),
     /// Measure how a node that lost its store gets its replicas back.
     Rebuild(RebuildArgs),
+    /// Migrate a running QEMU guest from node to node; exit 1 on any loss or error.
+    Migrate {
+        /// Migrations.
+        #[arg(long, default_value_t = 20)]
+        rounds: u64,
+    },
 }
 
 #[derive(Args)]
@@ -112,6 +118,7 @@ fn main() -> ExitCode {
         Command::Partitions(args) => partitions(&args),
         Command::Rolling(args) => rolling(&args),
         Command::Rebuild(args) => rebuild(&args),
+        Command::Migrate { rounds } => migrate(rounds),
     };
     match passed {
         Ok(true) => ExitCode::SUCCESS,
@@ -227,6 +234,16 @@ fn rebuild(args: &RebuildArgs) -> Result<bool> {
     }
     println!("errors {}", seen.errors);
     Ok(seen.errors == 0)
+}
+
+fn migrate(rounds: u64) -> Result<bool> {
+    let directory = TemporaryDirectory::new("migrate")?;
+    let seen = migrate::run(directory.path(), rounds)?;
+    println!(
+        "migrations {}  writes {}  longest downtime {:?}",
+        seen.migrations, seen.writes, seen.downtime_max
+    );
+    Ok(true)
 }
 
 fn lying(args: &RunArgs) -> Result<bool> {

@@ -18,6 +18,7 @@ mod filesystem;
 mod fio;
 mod full;
 mod libnbd;
+mod migration;
 mod partitions;
 mod postgres;
 mod power_loss;
