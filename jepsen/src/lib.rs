@@ -26,6 +26,7 @@ pub mod rolling;
 pub mod rounds;
 pub mod sector;
 pub mod server;
+pub mod speed;
 pub mod temporary;
 pub mod workload;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ashlar_jepsen::rounds::{Options, Outcome};
 use ashlar_jepsen::server::Kind;
 use ashlar_jepsen::temporary::TemporaryDirectory;
-use ashlar_jepsen::{Result, cluster, kill9, migrate, partitions, power_loss, rebuild, rolling};
+use ashlar_jepsen::{
+    Result, cluster, kill9, migrate, partitions, power_loss, rebuild, rolling, speed,
+};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -215,7 +217,8 @@ fn rebuild(args: &RebuildArgs) -> Result<bool> {
     let before = Duration::from_secs(args.seconds);
     let options = rebuild::Options { mib: args.mib.max(16), before, seed: args.seed };
     let seen = rebuild::run(directory.path(), &options)?;
-    println!("disk, sequential {:.0} MiB/s", seen.disk / MIB);
+    let (write, copy) = (seen.disk.write / MIB, seen.disk.copy / MIB);
+    println!("disk: writes {write:.0} MiB/s, copies {copy:.0} MiB/s");
     println!("fill of {} MiB: {:.0} MiB/s", options.mib, seen.fill / MIB);
     for (what, latencies) in [("before", seen.before), ("during", seen.during)] {
         for (kind, seen) in ["reads", "writes"].iter().zip(latencies) {
@@ -223,13 +226,13 @@ fn rebuild(args: &RebuildArgs) -> Result<bool> {
             println!("{what}: {} {kind}, p50 {p50:?}, p99 {p99:?}, max {max:?}", seen.count);
         }
     }
-    for (what, time) in [("under load", seen.loaded), ("without load", seen.idle)] {
-        let speed = rebuild::speed(options.mib << 20, time);
+    for (what, time) in [("without load", seen.idle), ("under load", seen.loaded)] {
+        let speed = speed::speed(options.mib << 20, time) / MIB;
         println!(
-            "rebuild {what}: {:.1} s, {:.0} MiB/s, {:.0} % of the disk",
+            "rebuild {what}: {:.1} s, {speed:.0} MiB/s, {:.0} % of writing, {:.0} % of copying",
             time.as_secs_f64(),
-            speed / MIB,
-            100.0 * speed / seen.disk
+            100.0 * speed / write,
+            100.0 * speed / copy
         );
     }
     println!("errors {}", seen.errors);

@@ -1,17 +1,14 @@
 //! How a node that lost its store gets its replicas back, and what clients notice of it.
 //!
-//! A volume is filled; clients write and read blocks of it at random through one node, each waiting
-//! for its answer. Their latencies are taken for a while, then another node is killed, its store
-//! deleted, and the node started again with an empty one: latencies are taken until its replicas
-//! are whole. A second loss follows without clients. In between the speed is measured at which the
-//! same file system takes sequential writes past the page cache, so that ratios can be given.
+//! A volume is filled; a node is killed, its store deleted, and the node started again with an
+//! empty one, and waited for until its replicas are whole. Then clients write and read blocks at
+//! random through another node, each waiting for its answer, before and while the same happens
+//! once more. Before all that it is measured how fast the same file system takes sequential writes
+//! past the page cache, and copies, so that ratios can be given.
 //! Last, the blocks that clients do not touch are read while only the new replica and one other
 //! are left.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::fleet::{Fleet, LAG_MAX, NODES, Plan};
 use crate::random::Random;
+use crate::speed::{self, Speeds};
 use crate::workload::lock;
 
 /// The volume.
@@ -34,8 +32,6 @@ const CLIENTS: u64 = 4;
 const REQUEST_BYTES: usize = 4096;
 /// They use the last so many'th part of the volume; the rest stays as it was filled.
 const USED_PART: u64 = 8;
-/// Bytes of one write of the disk's measurement.
-const DISK_WRITE_BYTES: usize = 4 << 20;
 /// A replica is made anew within this time.
 const REBUILD_MAX: Duration = Duration::from_secs(1200);
 /// The node that loses its store, and that which serves.
@@ -69,18 +65,18 @@ pub struct Latencies {
 /// What was measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Bytes a second that the file system takes.
-    pub disk: f64,
+    /// What the file system can do.
+    pub disk: Speeds,
     /// Bytes a second at which the volume was filled.
     pub fill: f64,
     /// Reads and writes before.
     pub before: [Latencies; 2],
     /// Reads and writes while replicas were made anew.
     pub during: [Latencies; 2],
-    /// How long that took under load,
-    pub loaded: Duration,
-    /// and without.
+    /// How long that took without load,
     pub idle: Duration,
+    /// and under it.
+    pub loaded: Duration,
     /// Requests answered with an error.
     pub errors: u64,
 }
@@ -94,12 +90,14 @@ pub fn run(directory: &Path, options: &Options) -> Result<Report> {
         store_bytes: Some((3 * bytes).max(1 << 30)),
         settings: String::new(),
     };
-    let mut report = Report { disk: disk_speed(directory, bytes / 2)?, ..Report::default() };
+    let mut report = Report { disk: speed::measure(directory, bytes / 2)?, ..Report::default() };
     let fleet = Fleet::start(directory, None, &plan)?;
     let started = Instant::now();
     fill(&fleet, options)?;
-    report.fill = speed(bytes, started.elapsed());
+    report.fill = speed::speed(bytes, started.elapsed());
     fleet.await_whole()?;
+    let lost = lose(&fleet)?;
+    report.idle = self::rebuild(&fleet, &lost)?;
     let errors = AtomicU64::new(0);
     let pause = || -> Result<()> {
         std::thread::sleep(options.before);
@@ -109,40 +107,9 @@ pub fn run(directory: &Path, options: &Options) -> Result<Report> {
     let lost = lose(&fleet)?;
     let rebuild = || rebuild(&fleet, &lost);
     (report.during, report.loaded) = under_load(&fleet, options, &errors, rebuild)?;
-    let lost = lose(&fleet)?;
-    report.idle = self::rebuild(&fleet, &lost)?;
     report.errors = errors.load(Ordering::Relaxed);
     check(&fleet, options)?;
     Ok(report)
-}
-
-/// Bytes a second.
-pub fn speed(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / time.as_secs_f64()
-}
-
-/// How fast the file system of `directory` takes `bytes`, past the page cache, one write after the
-/// other, durable at the end.
-fn disk_speed(directory: &Path, bytes: u64) -> Result<f64> {
-    let path = directory.join("disk");
-    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
-    let measure = || {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).custom_flags(direct).open(&path)?;
-        let mut buffer = vec![0u8; DISK_WRITE_BYTES + 4096];
-        Random::new(1).fill(&mut buffer);
-        let start = buffer.as_ptr().align_offset(4096);
-        let started = Instant::now();
-        let count = (bytes / DISK_WRITE_BYTES as u64).max(1);
-        for _ in 0..count {
-            file.write_all(&buffer[start..start + DISK_WRITE_BYTES])?;
-        }
-        file.sync_all()?;
-        Ok(speed(count * DISK_WRITE_BYTES as u64, started.elapsed()))
-    };
-    let measured = measure().map_err(|e: std::io::Error| format!("measuring the disk: {e}"));
-    let _ = std::fs::remove_file(&path); // It may not have been made.
-    measured
 }
 
 /// What the volume is filled with: bytes of its own for every MiB.
