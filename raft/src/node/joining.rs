@@ -323,7 +323,7 @@ async fn follow(node: Rc<Inner>) {
 async fn purge(node: Rc<Inner>) {
     let mut idle = Duration::ZERO;
     loop {
-        node.reactor.sleep(PURGE_INTERVAL_SHORT).await;
+        node.runtime.doze(PURGE_INTERVAL_SHORT).await;
         idle += PURGE_INTERVAL_SHORT;
         if idle >= PURGE_INTERVAL || node.is_short() {
             idle = Duration::ZERO;

@@ -25,6 +25,7 @@ pub use time::{Instant, TimedOut, Timeout};
 pub use watch::{Changed, Watch, WatchReceiver, WatchSender};
 
 use ashlar_engine::reactor::{RandomStream, Reactor, ReactorOptions, Sleep};
+use ashlar_engine::units::Nanos;
 use openraft_rt::AsyncRuntime;
 use std::cell::RefCell;
 use std::fmt;
@@ -36,10 +37,32 @@ use std::time::Duration;
 /// The stream a runtime draws from that was given no other name.
 const RANDOM_STREAM: &str = "openraft";
 
+/// Sleeps of openraft that are twice as long, or longer, end together with others', so much later
+/// at most: each group ticks ten times a second, and without this each would wake the process.
+const GATHER: Duration = Duration::from_millis(25);
+
 /// What the tasks of one node share.
 struct Shared {
     reactor: Reactor,
     random: RefCell<RandomStream>,
+    /// When sleeps that are gathered end, after each multiple of [`GATHER`].
+    phase: Duration,
+}
+
+impl Shared {
+    /// Waits until `deadline`, or somewhat longer if that is far.
+    fn sleep_until(&self, deadline: Nanos) -> Sleep {
+        let far = self.reactor.now() + 2 * GATHER;
+        let deadline = if deadline < far { deadline } else { gathered(deadline, self.phase) };
+        self.reactor.sleep_until(deadline)
+    }
+}
+
+/// The first moment from `deadline` on at which gathered sleeps end.
+fn gathered(deadline: Nanos, phase: Duration) -> Nanos {
+    let (gather, phase) = (GATHER.as_nanos() as u64, phase.as_nanos() as u64);
+    let whole = deadline.0.saturating_sub(phase).checked_next_multiple_of(gather);
+    Nanos(whole.and_then(|whole| whole.checked_add(phase)).unwrap_or(deadline.0))
 }
 
 /// A reactor as openraft's runtime. Cheap to clone: all clones draw from the same random stream.
@@ -56,7 +79,10 @@ impl ReactorRuntime {
     #[must_use]
     pub fn on(reactor: &Reactor, random_stream: &str) -> ReactorRuntime {
         let random = RefCell::new(reactor.random(random_stream));
-        let shared = Rc::new(Shared { reactor: reactor.clone(), random });
+        let mut phases = reactor.random(&format!("{random_stream} phase"));
+        // Nodes that tick together would be candidates together.
+        let phase = Duration::from_nanos(phases.next_u64() % GATHER.as_nanos() as u64);
+        let shared = Rc::new(Shared { reactor: reactor.clone(), random, phase });
         ReactorRuntime { shared, _owned: None }
     }
 
@@ -64,6 +90,13 @@ impl ReactorRuntime {
     #[must_use]
     pub fn reactor(&self) -> &Reactor {
         &self.shared.reactor
+    }
+
+    /// Waits for `duration` and for other sleeps that end soon after it: for what is done now and
+    /// then, so that it does not wake the process by itself.
+    pub fn doze(&self, duration: Duration) -> Sleep {
+        let deadline = self.shared.reactor.now() + duration;
+        self.shared.reactor.sleep_until(gathered(deadline, self.shared.phase))
     }
 
     /// `future`, with this runtime as the current one while it is polled.
@@ -120,19 +153,20 @@ impl AsyncRuntime for ReactorRuntime {
     }
 
     fn sleep(duration: Duration) -> Sleep {
-        current::get().reactor.sleep(duration)
+        let shared = current::get();
+        shared.sleep_until(shared.reactor.now() + duration)
     }
 
     fn sleep_until(deadline: Instant) -> Sleep {
-        current::get().reactor.sleep_until(deadline.to_nanos())
+        current::get().sleep_until(deadline.to_nanos())
     }
 
     fn timeout<R, F: Future<Output = R>>(duration: Duration, future: F) -> Timeout<F> {
-        Timeout::new(Self::sleep(duration), future)
+        Timeout::new(current::get().reactor.sleep(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R>>(deadline: Instant, future: F) -> Timeout<F> {
-        Timeout::new(Self::sleep_until(deadline), future)
+        Timeout::new(current::get().reactor.sleep_until(deadline.to_nanos()), future)
     }
 
     /// Never: a panic in a task unwinds out of the reactor, and nobody is left to ask.
@@ -178,5 +212,40 @@ impl AsyncRuntime for ReactorRuntime {
         T: Send + 'static,
     {
         std::future::ready(Ok(call()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_engine::reactor::sim::{World, WorldOptions};
+
+    #[test]
+    fn long_sleeps_end_together_and_never_early() {
+        let world = World::new(3, WorldOptions::default());
+        let reactor = world.reactor();
+        let runtime = ReactorRuntime::on(&reactor, "node 1");
+        runtime.clone().block_on(async {
+            let mut ends = std::collections::BTreeSet::new();
+            for millis in 100..200 {
+                let (asked, wanted) = (reactor.now(), Duration::from_millis(millis));
+                ReactorRuntime::sleep(wanted).await;
+                let took = reactor.now().since(asked);
+                assert!(took >= wanted && took <= wanted + GATHER, "{took:?} for {wanted:?}");
+                ends.insert(reactor.now().0 % GATHER.as_nanos() as u64);
+            }
+            assert_eq!(ends.len(), 1, "{ends:?}");
+            let (asked, short) = (reactor.now(), Duration::from_micros(4321));
+            ReactorRuntime::sleep(short).await;
+            assert_eq!(reactor.now().since(asked), short);
+        });
+        reactor.shutdown();
+    }
+
+    #[test]
+    fn the_end_of_time_is_no_trouble() {
+        for deadline in [0, 1, u64::MAX - 1, u64::MAX] {
+            assert!(gathered(Nanos(deadline), Duration::from_millis(7)).0 >= deadline);
+        }
     }
 }
