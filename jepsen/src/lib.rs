@@ -5,9 +5,8 @@
 //! server the same way. `kill9` crashes the server under load and holds it to every
 //! acknowledgement; `power_loss` does that with its disk, `cluster` with the nodes of a cluster,
 //! `partitions` with their network, `rolling` with orderly restarts of all of them. `rebuild`
-//! measures how a node that lost its store gets its replicas back, `migrate` moves a running guest from
-//! node to node. `tests/it` drives other people's
-//! tools and bad disks against all that.
+//! measures how a node that lost its store gets its replicas back, `migrate` moves a running guest
+//! from node to node. `tests/it` drives other people's tools and bad disks against all that.
 
 pub mod binary;
 pub mod cluster;

@@ -302,7 +302,7 @@ async fn lose(world: &World, reactor: &Reactor) {
         let data = filled(reactor, 4096, fill);
         handle.write(u64::from(fill) * 4096, data).await.expect("writes");
         reactor.sleep(Duration::from_secs(1)).await;
-        damage(world, number, fill as u8);
+        damage(world, number, fill);
         let (begun, report) = (reactor.now(), nodes[node].scrub().await.expect("scrubs"));
         assert_eq!((report.mended_blocks, report.damaged_blocks), (1, 0), "{report:?}");
         let took = reactor.now().since(begun);
