@@ -295,10 +295,11 @@ async fn relieve(store: &LocalStore) -> Result<()> {
 async fn follow(node: Rc<Inner>) {
     let mut watched = node.map.watch();
     let mut turn = 0;
-    if node.map.newest().cluster().is_none() {
-        for source in node.map_sources() {
-            node.fetch_map(source).await;
+    for source in node.map_sources() {
+        if node.map.newest().cluster().is_some() {
+            break;
         }
+        node.fetch_map(source).await;
     }
     loop {
         node.set_peers();
