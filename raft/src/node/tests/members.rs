@@ -15,7 +15,9 @@ use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 const STORE_BYTES: u64 = 128 << 20;
@@ -148,5 +150,55 @@ fn a_member_without_room_says_what_it_has() {
             matches!(&more, Ok(AppendEntriesResponse::PartialSuccess(upto)) if *upto == part),
             "{more:?}"
         );
+    });
+}
+
+/// A copy of a block from a member that is behind would be older than what was damaged: it waits
+/// until it is not, and else says so.
+#[test]
+fn a_member_that_is_behind_gives_no_copy() {
+    with_member(|node, replica| async move {
+        let write = |fill: u8| {
+            let mut data = node.inner.reactor.pool().allocate(BLOCK_SIZE_BYTES);
+            data.fill(fill);
+            let create = Change::CreateVolume { volume: V, size_bytes: 1 << 20 };
+            let write = Change::Write { volume: V, first: BlockIndex(0), data };
+            let changes = if fill == 1 { vec![create, write] } else { vec![write] };
+            let (proposer, serial) = (77, u64::from(fill));
+            Proposal::Write(Write { proposer, serial, epoch: 0, changes: changes.into() })
+        };
+        let propose = async |fill| {
+            let proposed = node.inner.runtime.enter(replica.propose(write(fill))).await;
+            assert!(proposed.is_ok(), "{proposed:?}");
+        };
+        propose(1).await;
+        let has = || replica.log.applied().expect("has entries").index();
+        let range = Range { volume: V, first: BlockIndex(0), count: 1 };
+        let (as_of, parts) = replica.copy(range, has()).await.expect("is not behind");
+        assert_eq!((as_of, parts[0][0]), (has(), 1));
+        assert!(matches!(replica.copy(range, has() + 1).await, Err(Fault::Unknown(_))));
+        let wanted = has() + 1;
+        let later = async {
+            node.inner.reactor.sleep(Duration::from_secs(1)).await;
+            propose(2).await;
+        };
+        let (copied, ()) = futures_util::future::join(replica.copy(range, wanted), later).await;
+        let (as_of, parts) = copied.expect("it has caught up");
+        assert_eq!((as_of >= wanted, parts[0][0]), (true, 2));
+    });
+}
+
+/// Who ends a member may be dropped while it waits, as with the connection that asked for it. Others
+/// that use the member get an error then, not a panic.
+#[test]
+fn a_member_ends_though_nobody_waits() {
+    with_member(|node, replica| async move {
+        let mut stopping = Box::pin(node.inner.stop_replica(&replica));
+        let polled = poll_fn(|context| Poll::Ready(stopping.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "it takes a while");
+        drop(stopping);
+        node.inner.reactor.sleep(Duration::from_secs(1)).await;
+        assert!(node.inner.runtime.enter(replica.barrier()).await.is_err());
+        node.inner.stop_replica(&replica).await;
     });
 }
