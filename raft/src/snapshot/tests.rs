@@ -65,6 +65,7 @@ async fn fill_source(group: &LocalGroup) {
     for part in 0..3 {
         append(group, vec![write(group, NEW, part * 300, 250, part as u8 + 1)]).await;
     }
+    append(group, vec![write(group, NEW, 931, 3, 9)]).await;
     let (volume, first) = (NEW, BlockIndex(100));
     append(group, vec![Change::Zero { volume, first, count: 30, reserve: true }]).await;
     append(group, vec![Change::Zero { volume, first, count: 10, reserve: false }]).await;
