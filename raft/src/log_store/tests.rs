@@ -8,7 +8,7 @@ use crate::runtime::{Oneshot, ReactorRuntime};
 use crate::types::{Change, Proposal, Write, log_id};
 use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::local::LocalStore;
-use ashlar_engine::reactor::sim::{Chance, DiskFaults, World, WorldOptions};
+use ashlar_engine::reactor::sim::{Chance, Crash, Damage, DiskFaults, World, WorldOptions};
 use ashlar_engine::reactor::{DeviceOptions, Reactor};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, VolumeId};
 use openraft::EntryPayload;
@@ -168,6 +168,45 @@ fn a_read_error_is_never_the_end_of_the_log() {
         assert!(streamed.len() == 1 && streamed[0].is_err(), "{streamed:?}");
         disk.set_faults(DiskFaults::default());
         assert_eq!(log.try_get_log_entries(2..5).await.expect("reads").len(), 3);
+    });
+    reactor.shutdown();
+}
+
+/// A member that votes on a hole has forgotten what it acknowledged: a damaged log is not opened.
+#[test]
+fn a_damaged_log_is_not_opened() {
+    let world = World::new(1, WorldOptions::default());
+    let disk = world.create_disk("disk", STORE_MIN_BYTES);
+    let open = |reactor: &Reactor| reactor.open_device("disk", &DeviceOptions::default());
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let device = open(&reactor).expect("opens");
+        let store = LocalStore::create(&reactor, device, STORE_MIN_BYTES).await.expect("is made");
+        let mut log = LogStore::open(store.group(GroupId(1))).expect("is not damaged");
+        let blocks = (1..=9).map(|index| with_block(&reactor, index));
+        log.append(blocks.collect::<Vec<_>>(), IOFlushed::noop()).await.expect("is taken");
+        log.wait_durable(9).await.expect("becomes durable");
+        // Until the store has said in another place that all this was durable.
+        reactor.sleep(Duration::from_secs(1)).await;
+    });
+    world.crash(Crash::Kill);
+    reactor.shutdown();
+    let mut bytes = vec![0; BLOCK_SIZE_BYTES];
+    let blocks = (0..STORE_MIN_BYTES).step_by(BLOCK_SIZE_BYTES).filter(|at| {
+        disk.read(*at, &mut bytes);
+        bytes.iter().all(|byte| *byte == 5)
+    });
+    let found: Vec<u64> = blocks.collect();
+    assert_eq!(found.len(), 1, "it is written once");
+    disk.damage(found[0]..found[0] + 512, &Damage::FlipBit);
+    let reactor = world.reactor();
+    reactor.block_on(async {
+        let store = LocalStore::open(&reactor, open(&reactor).expect("opens"), false).await;
+        let group = store.expect("opens").group(GroupId(1));
+        let faulty = group.state().faulty;
+        assert!(faulty.len() == 1 && faulty[0].known.is_some(), "{faulty:?}");
+        let error = LogStore::open(group).expect_err("it has a hole");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     });
     reactor.shutdown();
 }
