@@ -188,8 +188,8 @@ fn a_member_that_is_behind_gives_no_copy() {
     });
 }
 
-/// Who ends a member may be dropped while it waits, as with the connection that asked for it. Others
-/// that use the member get an error then, not a panic.
+/// Who ends a member may be dropped while it waits, as with the connection that asked for it.
+/// Others that use the member get an error then, not a panic.
 #[test]
 fn a_member_ends_though_nobody_waits() {
     with_member(|node, replica| async move {
