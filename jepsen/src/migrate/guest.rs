@@ -40,9 +40,9 @@ pub fn boot_sector() -> [u8; 512] {
     sector
 }
 
-/// A running QEMU; killed on drop.
+/// A running QEMU.
 pub(super) struct Guest {
-    process: Child,
+    _process: Process,
     serial: PathBuf,
     control: BufReader<UnixStream>,
 }
@@ -72,14 +72,9 @@ impl Guest {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().map_err(|e| format!("cannot start {command:?}: {e}"))?;
-        let connected = connect(&control);
-        let mut guest = match connected {
-            Ok(control) => Guest { process, serial, control: BufReader::new(control) },
-            Err(error) => {
-                end(process);
-                return Err(error);
-            }
-        };
+        let process = Process(process);
+        let control = BufReader::new(connect(&control)?);
+        let mut guest = Guest { _process: process, serial, control };
         guest.line()?; // It greets.
         guest.ask("qmp_capabilities", json!({}))?;
         Ok(guest)
@@ -111,7 +106,8 @@ impl Guest {
 
     /// How often it has said that it wrote 16 sectors more.
     pub(super) fn laps(&self) -> Result<usize> {
-        let said = std::fs::read(&self.serial).unwrap_or_default();
+        let said = std::fs::read(&self.serial);
+        let said = said.map_err(|e| format!("the guest has no serial port: {e}"))?;
         match said.contains(&b'X') {
             true => Err("the guest got an error, or read something else than it wrote".into()),
             false => Ok(said.len()),
@@ -139,7 +135,9 @@ impl Guest {
             let seen = self.ask("query-migrate", json!({}))?;
             match seen["status"].as_str() {
                 Some("completed") => {
-                    return Ok(Duration::from_millis(seen["downtime"].as_u64().unwrap_or(0)));
+                    let millis = seen["downtime"].as_u64();
+                    let millis = millis.ok_or_else(|| format!("no downtime is told: {seen}"))?;
+                    return Ok(Duration::from_millis(millis));
                 }
                 Some("failed" | "cancelled") => {
                     return Err(format!("the migration failed: {seen}"));
@@ -153,18 +151,15 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // It has nothing that would be lost: what it wrote was acknowledged or is not judged.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+/// Killed on drop: what the guest wrote was acknowledged, or is not judged.
+struct Process(Child);
 
-fn end(mut process: Child) {
-    // It may have ended by itself.
-    let _ = process.kill();
-    let _ = process.wait();
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn connect(path: &Path) -> Result<UnixStream> {

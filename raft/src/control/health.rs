@@ -54,6 +54,12 @@ impl MemberHealth {
     /// Whether a quorum can rely on it.
     #[must_use]
     pub fn intact(&self) -> bool {
-        !self.gated && self.lag_entries <= CAUGHT_UP_ENTRIES
+        !self.gated && caught_up(Some(self.lag_entries))
     }
+}
+
+/// Whether a member that lacks so many entries has caught up; `None`: it was not heard of.
+#[must_use]
+pub fn caught_up(lag_entries: Option<u64>) -> bool {
+    lag_entries.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES)
 }

@@ -30,7 +30,7 @@ mod tests;
 
 pub use check::Flaw;
 pub use command::{Command, Operation, StoreSpec};
-pub use health::{GroupHealth, Health, MemberHealth};
+pub use health::{GroupHealth, Health, MemberHealth, caught_up};
 pub use model::{
     AttachMode, ClusterId, ClusterVolumeId, DeviceUuid, Group, Member, Node, NodeSpec, NodeState,
     PgId, PolicyId, Role, Settings, Step, Store, Volume,

@@ -9,10 +9,22 @@ use crate::types::{Change, Proposal, Write, log_id};
 use ashlar_engine::limits::STORE_MIN_BYTES;
 use ashlar_engine::local::LocalStore;
 use ashlar_engine::reactor::sim::{Chance, Crash, Damage, DiskFaults, World, WorldOptions};
-use ashlar_engine::reactor::{DeviceOptions, Reactor};
+use ashlar_engine::reactor::{BlockDevice, DeviceOptions, Reactor};
 use ashlar_engine::units::{BLOCK_SIZE_BYTES, BlockIndex, GroupId, VolumeId};
 use openraft::EntryPayload;
 use openraft_rt::Oneshot as _;
+
+fn device(reactor: &Reactor) -> Rc<dyn BlockDevice> {
+    reactor.open_device("disk", &DeviceOptions::default()).expect("opens")
+}
+
+/// A new store, and a log in it.
+async fn new_log(reactor: &Reactor) -> (LocalStore, LogStore) {
+    let store = LocalStore::create(reactor, device(reactor), STORE_MIN_BYTES).await;
+    let store = store.expect("is made");
+    let log = LogStore::open(store.group(GroupId(1))).expect("is not damaged");
+    (store, log)
+}
 
 /// Runs a program with a log.
 fn with_log<F: Future<Output = ()>>(seed: u64, run: impl FnOnce(Reactor, LogStore) -> F) {
@@ -21,9 +33,7 @@ fn with_log<F: Future<Output = ()>>(seed: u64, run: impl FnOnce(Reactor, LogStor
     let reactor = world.reactor();
     let runtime = ReactorRuntime::on(&reactor, "node");
     reactor.block_on(runtime.enter(async {
-        let device = reactor.open_device("disk", &DeviceOptions::default()).expect("opens");
-        let store = LocalStore::create(&reactor, device, STORE_MIN_BYTES).await.expect("is made");
-        let log = LogStore::open(store.group(GroupId(1))).expect("is not damaged");
+        let (store, log) = new_log(&reactor).await;
         run(reactor.clone(), log).await;
         store.close().await.expect("closes");
     }));
@@ -139,12 +149,9 @@ fn a_log_without_room_gives_up_what_is_applied() {
 fn a_read_error_is_never_the_end_of_the_log() {
     let world = World::new(1, WorldOptions::default());
     let disk = world.create_disk("disk", STORE_MIN_BYTES);
-    let open = |reactor: &Reactor| reactor.open_device("disk", &DeviceOptions::default());
     let reactor = world.reactor();
     reactor.block_on(async {
-        let device = open(&reactor).expect("opens");
-        let store = LocalStore::create(&reactor, device, STORE_MIN_BYTES).await.expect("is made");
-        let mut log = LogStore::open(store.group(GroupId(1))).expect("is not damaged");
+        let (store, mut log) = new_log(&reactor).await;
         for index in 1..=9 {
             let (sender, flushed) = Oneshot::channel();
             let entry = with_block(&reactor, index);
@@ -158,7 +165,7 @@ fn a_read_error_is_never_the_end_of_the_log() {
     // Memory has forgotten them.
     let reactor = world.reactor();
     reactor.block_on(async {
-        let store = LocalStore::open(&reactor, open(&reactor).expect("opens"), false).await;
+        let store = LocalStore::open(&reactor, device(&reactor), false).await;
         let mut log = LogStore::open(store.expect("opens").group(GroupId(1))).expect("is sound");
         disk.set_faults(DiskFaults { read_error: Chance::ALWAYS, ..DiskFaults::default() });
         assert!(log.try_get_log_entries(2..5).await.is_err());
@@ -177,12 +184,9 @@ fn a_read_error_is_never_the_end_of_the_log() {
 fn a_damaged_log_is_not_opened() {
     let world = World::new(1, WorldOptions::default());
     let disk = world.create_disk("disk", STORE_MIN_BYTES);
-    let open = |reactor: &Reactor| reactor.open_device("disk", &DeviceOptions::default());
     let reactor = world.reactor();
     reactor.block_on(async {
-        let device = open(&reactor).expect("opens");
-        let store = LocalStore::create(&reactor, device, STORE_MIN_BYTES).await.expect("is made");
-        let mut log = LogStore::open(store.group(GroupId(1))).expect("is not damaged");
+        let (_store, mut log) = new_log(&reactor).await;
         let blocks = (1..=9).map(|index| with_block(&reactor, index));
         log.append(blocks.collect::<Vec<_>>(), IOFlushed::noop()).await.expect("is taken");
         log.wait_durable(9).await.expect("becomes durable");
@@ -201,7 +205,7 @@ fn a_damaged_log_is_not_opened() {
     disk.damage(found[0]..found[0] + 512, &Damage::FlipBit);
     let reactor = world.reactor();
     reactor.block_on(async {
-        let store = LocalStore::open(&reactor, open(&reactor).expect("opens"), false).await;
+        let store = LocalStore::open(&reactor, device(&reactor), false).await;
         let group = store.expect("opens").group(GroupId(1));
         let faulty = group.state().faulty;
         assert!(faulty.len() == 1 && faulty[0].known.is_some(), "{faulty:?}");

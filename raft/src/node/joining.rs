@@ -295,16 +295,13 @@ async fn relieve(store: &LocalStore) -> Result<()> {
 async fn follow(node: Rc<Inner>) {
     let mut watched = node.map.watch();
     let mut turn = 0;
-    for source in node.map_sources() {
-        if node.map.newest().cluster().is_some() {
-            break;
-        }
-        node.fetch_map(source).await;
-    }
     loop {
         node.set_peers();
         node.follow_map().await;
-        node.reactor.within(MAP_INTERVAL, watched.changed()).await;
+        // Without any map there is nothing to wait for.
+        if turn > 0 || node.map.newest().cluster().is_some() {
+            node.reactor.within(MAP_INTERVAL, watched.changed()).await;
+        }
         // Who was removed from the control group may never learn of it there: a learner waits for
         // its leader for ever.
         let control = node.replica(PgId::CONTROL);
@@ -322,12 +319,12 @@ async fn follow(node: Rc<Inner>) {
 }
 
 async fn purge(node: Rc<Inner>) {
-    let mut idle = Duration::ZERO;
+    let mut last = node.reactor.now();
     loop {
         node.runtime.doze(PURGE_INTERVAL_SHORT).await;
-        idle += PURGE_INTERVAL_SHORT;
-        if idle >= PURGE_INTERVAL || node.is_short() {
-            idle = Duration::ZERO;
+        let now = node.reactor.now();
+        if now.since(last) >= PURGE_INTERVAL || node.is_short() {
+            last = now;
             node.purge_logs().await;
         }
     }

@@ -7,8 +7,7 @@
 //! Must never know: sockets.
 
 use super::message::{REPORT, VERSION};
-use crate::control::limits::CAUGHT_UP_ENTRIES;
-use crate::control::{GroupHealth, Health, MemberHealth, PgId};
+use crate::control::{GroupHealth, Health, MemberHealth, PgId, caught_up};
 use crate::placement::{NodeId, StoreId};
 use crate::types::encoding::{Bytes, EncodingError, bounded};
 use ashlar_engine::units::Nanos;
@@ -44,14 +43,14 @@ impl Report {
     /// Whether a plan is the same after either: who leads, which members are caught up, which must
     /// not vote.
     pub(super) fn is_like(&self, other: &Report) -> bool {
-        let shape = |led: &Led| {
-            let caught_up = |(store, lag): (&StoreId, &Option<u64>)| {
-                (*store, lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES))
-            };
-            let members: Vec<_> = led.lags.iter().map(caught_up).collect();
-            (led.group, led.store, led.term, members)
+        let shape = |led: &Led| (led.group, led.store, led.term);
+        let members = |led: &Led| {
+            let members: Vec<_> = led.lags.iter().map(|(id, lag)| (*id, caught_up(*lag))).collect();
+            members
         };
-        self.gated == other.gated && self.led.iter().map(shape).eq(other.led.iter().map(shape))
+        self.gated == other.gated
+            && self.led.iter().map(shape).eq(other.led.iter().map(shape))
+            && self.led.iter().map(members).eq(other.led.iter().map(members))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

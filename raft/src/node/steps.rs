@@ -6,8 +6,7 @@
 
 use super::answer::{Answer, Fault};
 use super::replica::{Replica, refused, unknown};
-use crate::control::Step;
-use crate::control::limits::CAUGHT_UP_ENTRIES;
+use crate::control::{Step, caught_up};
 use crate::placement::StoreId;
 use crate::types::{Member, StoredMembership};
 use ashlar_engine::ErrorKind;
@@ -48,7 +47,7 @@ impl Replica {
             Step::AddLearner { .. } => {}
             Step::Promote { store, instead_of } => {
                 let lag = self.lags().get(&store).copied().flatten();
-                if lag.is_none_or(|lag| lag > CAUGHT_UP_ENTRIES) {
+                if !caught_up(lag) {
                     return Err(refused(ErrorKind::Busy, &"the store has not caught up"));
                 }
                 voters.insert(store.0);

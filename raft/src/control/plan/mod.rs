@@ -102,7 +102,8 @@ struct View<'a> {
     health: &'a Health,
     now: Nanos,
     topology: Topology,
-    /// Stores that must hold nothing: of nodes that are dead, draining or joining.
+    /// Stores that must hold nothing: of nodes that are dead, draining or joining, and those of
+    /// weight 0, which everything moves away from or which are lost.
     excluded: BTreeSet<StoreId>,
 }
 
@@ -143,9 +144,9 @@ pub fn notes(state: &ControlState, health: &Health, now: Nanos) -> Vec<Note> {
 impl<'a> View<'a> {
     fn new(state: &'a ControlState, health: &'a Health, now: Nanos) -> View<'a> {
         let grace = Duration::from_secs(u64::from(state.settings().grace_seconds));
-        let usable = |store: StoreId| {
-            let node = state.stores()[&store].node;
-            state.in_service(store) && !health.dead(node, grace, now)
+        let usable = |id: StoreId| {
+            let store = &state.stores()[&id];
+            state.in_service(id) && store.weight > 0 && !health.dead(store.node, grace, now)
         };
         let excluded = state.stores().keys().copied().filter(|store| !usable(*store)).collect();
         View { state, health, now, topology: state.topology(), excluded }
@@ -233,13 +234,8 @@ impl<'a> View<'a> {
     /// Whether a voter is missing, or is where nothing should be.
     fn needs_repair(&self, group: &Group) -> bool {
         let policy = self.state.policy_of(group);
-        group.voters().any(|store| self.excluded.contains(&store) || self.is_empty(store))
+        group.voters().any(|store| self.excluded.contains(&store))
             || [Role::Voter, Role::Witness].iter().any(|r| group.count(*r) < policy.wanted(*r))
-    }
-
-    /// Whether nothing should be in a store: it was lost, or everything moves away.
-    fn is_empty(&self, store: StoreId) -> bool {
-        self.state.stores().get(&store).is_none_or(|store| store.weight == 0)
     }
 
     fn drops(&self) -> Vec<Action> {
