@@ -87,9 +87,8 @@ fn one(volume: VolumeReport) -> String {
     if let Some(policy) = &volume.policy {
         text.line("policy", policy);
     }
-    if let Some(writers) = volume.writers.as_ref().filter(|writers| !writers.is_empty()) {
-        let writers: Vec<String> = writers.iter().map(u64::to_string).collect();
-        text.line("attached at", format!("node {}", writers.join(", ")));
+    if let Some(writer) = volume.writer {
+        text.line("attached at", format!("node {writer}"));
     }
     if let Some(clients) = volume.clients {
         text.line("clients", clients);

@@ -22,7 +22,7 @@ pub enum Flaw {
     Address,
     /// A store without a node, with a taken device, or too heavy.
     Store,
-    /// A volume with an impossible or taken name, size, slicing, policy or writers.
+    /// A volume with an impossible or taken name, size, slicing, policy or writer.
     Volume,
     /// A slice that is in no group of its volume's policy, or is not counted there.
     Slice,
@@ -126,7 +126,6 @@ impl ControlState {
     }
 
     fn volume_is_possible(&self, volume: &Volume) -> bool {
-        let writers = &volume.writers;
         validate_volume_name(&volume.name).is_none()
             && (1..=ashlar_engine::limits::VOLUME_MAX_BYTES).contains(&volume.size_bytes)
             && volume.size_bytes.is_multiple_of(512)
@@ -136,10 +135,8 @@ impl ControlState {
             && self.policies.contains_key(&volume.policy)
             && volume.policy != PolicyId::CONTROL
             && volume.epoch <= self.applied
-            && writers.len() <= 2
-            && writers.windows(2).all(|pair| pair[0] < pair[1])
-            && writers.iter().all(|writer| self.present(*writer).is_ok())
-            && (!volume.deleting || writers.is_empty())
+            && volume.writer.is_none_or(|writer| self.present(writer).is_ok())
+            && (!volume.deleting || volume.writer.is_none())
     }
 
     fn check_groups(&self) -> Result<(), Flaw> {

@@ -1,8 +1,6 @@
 //! Commands to the control group, and where they come from.
 
-use super::model::{
-    AttachMode, ClusterId, ClusterVolumeId, DeviceUuid, NodeSpec, PgId, Settings, Step,
-};
+use super::model::{ClusterId, ClusterVolumeId, DeviceUuid, NodeSpec, PgId, Settings, Step};
 use super::policy::Policy;
 use crate::placement::{NodeId, StoreId};
 
@@ -101,14 +99,12 @@ pub enum Operation {
         /// Which.
         volume: ClusterVolumeId,
     },
-    /// A node wants to write to a volume.
+    /// A node wants to write to a volume: whoever wrote before is fenced.
     Attach {
         /// Which.
         volume: ClusterVolumeId,
         /// The node.
         node: NodeId,
-        /// Alone, or beside the present writer.
-        mode: AttachMode,
     },
     /// A node writes to a volume no longer.
     Detach {

@@ -32,8 +32,8 @@ pub use check::Flaw;
 pub use command::{Command, Operation, StoreSpec};
 pub use health::{GroupHealth, Health, MemberHealth, caught_up};
 pub use model::{
-    AttachMode, ClusterId, ClusterVolumeId, DeviceUuid, Group, Member, Node, NodeSpec, NodeState,
-    PgId, PolicyId, Role, Settings, Step, Store, Volume,
+    ClusterId, ClusterVolumeId, DeviceUuid, Group, Member, Node, NodeSpec, NodeState, PgId,
+    PolicyId, Role, Settings, Step, Store, Volume,
 };
 pub use outcome::{Bound, Outcome, Refusal};
 pub use plan::{Action, Note, notes, plan};

@@ -104,8 +104,8 @@ pub struct Volume {
     pub slices: Vec<PgId>,
     /// Grows whenever somebody loses the right to write: writes with an older epoch are refused.
     pub epoch: u64,
-    /// Nodes that may write, with `epoch`: none, one, or two during a hand-over.
-    pub writers: Vec<NodeId>,
+    /// The node that may write, with `epoch`.
+    pub writer: Option<NodeId>,
     /// Deleted: its name is free, and it is kept until its groups have dropped its slices.
     pub deleting: bool,
 }
@@ -184,15 +184,6 @@ pub struct Settings {
     pub grace_seconds: u32,
     /// Groups that change members only to spread load, at once.
     pub moves_max: u16,
-}
-
-/// How a volume is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachMode {
-    /// Whoever wrote before is fenced.
-    Exclusive,
-    /// Beside the one writer there is, until one of the two detaches: for live migration.
-    HandOver,
 }
 
 impl Group {

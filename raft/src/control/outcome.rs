@@ -110,13 +110,6 @@ pub enum Refusal {
     },
     /// The volume is not being deleted.
     NotDeleting(ClusterVolumeId),
-    /// Two nodes write already.
-    HandOverBusy {
-        /// One.
-        from: NodeId,
-        /// The other.
-        to: NodeId,
-    },
     /// The node does not write to the volume.
     NotAttached(NodeId),
     /// The node's epoch is not the volume's.
@@ -338,11 +331,6 @@ impl Refusal {
             Refusal::NotDeleting(volume) => {
                 write!(f, "volume {volume} was not deleted; delete it first")
             }
-            Refusal::HandOverBusy { from, to } => write!(
-                f,
-                "the volume is being handed over between node {from} and node {to}; wait until \
-                 one of them detaches, or attach it exclusively"
-            ),
             Refusal::NotAttached(node) => write!(
                 f,
                 "the volume is not attached at node {node}; attach it there to write to it"

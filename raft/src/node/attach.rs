@@ -7,7 +7,7 @@
 use super::answer::{Answer, Fault};
 use super::message::Range;
 use super::{Inner, Node};
-use crate::control::{AttachMode, ClusterVolumeId, Operation, Outcome as Controlled, PgId};
+use crate::control::{ClusterVolumeId, Operation, Outcome as Controlled, PgId};
 use crate::types::{Changes, Outcome, Proposal, Write};
 use crate::volume::{ClusterVolume, Group, Groups, ProposeError, VolumeHandle, VolumeSpec, Writer};
 use ashlar_engine::buffer::Buffer;
@@ -186,8 +186,8 @@ impl Groups for AllGroups {
         let node = self.node.upgrade();
         Box::pin(async move {
             let node = node.ok_or_else(gone)?;
-            let (own, mode) = (node.options.id, AttachMode::Exclusive);
-            let attach = Operation::Attach { volume, node: own, mode };
+            let own = node.options.id;
+            let attach = Operation::Attach { volume, node: own };
             match node.runtime.enter(node.command(attach)).await? {
                 Controlled::Attached { epoch, .. } => Ok(epoch),
                 Controlled::Refused(refusal) => {

@@ -114,7 +114,7 @@ impl ServedNode {
             clients: Some(self.node.volume_users(id) as u64),
             policy: self.node.map().policy(volume.policy).map(|policy| policy.to_string()),
             epoch: Some(volume.epoch),
-            writers: Some(volume.writers.iter().map(|node| node.0).collect()),
+            writer: volume.writer.map(|node| node.0),
         }
     }
 
@@ -161,7 +161,7 @@ impl ServedNode {
                 clients: Some(0),
                 policy: Some(policy.to_string()),
                 epoch: None,
-                writers: None,
+                writer: None,
             },
         };
         Ok(to_json(report))

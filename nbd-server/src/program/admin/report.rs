@@ -26,9 +26,9 @@ pub(crate) struct VolumeReport {
     /// In a cluster: grows whenever somebody loses the right to write.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) epoch: Option<u64>,
-    /// In a cluster: nodes that may write.
+    /// In a cluster: the node that may write.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) writers: Option<Vec<u64>>,
+    pub(crate) writer: Option<u64>,
 }
 
 impl VolumeReport {
@@ -41,7 +41,7 @@ impl VolumeReport {
             clients,
             policy: None,
             epoch: None,
-            writers: None,
+            writer: None,
         }
     }
 }

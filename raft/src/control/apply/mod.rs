@@ -60,7 +60,7 @@ impl ControlState {
             }
             Operation::DeleteVolume { volume } => self.delete_volume(volume),
             Operation::VolumeDropped { volume } => self.volume_dropped(volume),
-            Operation::Attach { volume, node, mode } => self.attach(volume, node, mode),
+            Operation::Attach { volume, node } => self.attach(volume, node),
             Operation::Detach { volume, node, epoch } => self.detach(volume, node, epoch),
             Operation::SetControlPolicy { policy } => self.set_control_policy(policy),
             Operation::SetSettings { settings } => self.set_settings(settings),

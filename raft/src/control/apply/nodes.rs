@@ -114,8 +114,8 @@ impl ControlState {
             return Err(Refusal::NodeHolds { node: id, groups: held });
         }
         self.stores.retain(|_, store| store.node != id);
-        for volume in self.volumes.values_mut().filter(|volume| volume.writers.contains(&id)) {
-            volume.writers.retain(|writer| *writer != id);
+        for volume in self.volumes.values_mut().filter(|volume| volume.writer == Some(id)) {
+            volume.writer = None;
             volume.epoch += 1;
         }
         let node = self.nodes.get_mut(&id).expect("invariant: it was just looked up");

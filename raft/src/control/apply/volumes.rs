@@ -2,7 +2,7 @@
 
 use super::super::ControlState;
 use super::super::limits;
-use super::super::model::{AttachMode, ClusterVolumeId, NodeState, Volume};
+use super::super::model::{ClusterVolumeId, NodeState, Volume};
 use super::super::outcome::{Bound, Outcome, Refusal};
 use super::super::policy::Policy;
 use super::Applied;
@@ -57,7 +57,7 @@ impl ControlState {
         let next_slice = next_slice.filter(|next| *next <= limits::SLICE_NUMBERS_MAX);
         let next_slice = next_slice.ok_or(Refusal::Full(Bound::Slices))?;
         let (policy, slices) = self.provide(policy, count as usize, avoid)?;
-        let (epoch, writers, deleting) = (0, Vec::new(), false);
+        let (epoch, writer, deleting) = (0, None, false);
         self.next_slice = next_slice;
         let volume = Volume {
             name,
@@ -67,7 +67,7 @@ impl ControlState {
             first_slice,
             slices,
             epoch,
-            writers,
+            writer,
             deleting,
         };
         self.volumes.insert(ClusterVolumeId(index), volume);
@@ -77,8 +77,8 @@ impl ControlState {
 
     pub(super) fn delete_volume(&mut self, id: ClusterVolumeId) -> Applied {
         let volume = self.usable(id)?;
-        if let Some(node) = volume.writers.first() {
-            return Err(Refusal::Attached { volume: id, node: *node });
+        if let Some(node) = volume.writer {
+            return Err(Refusal::Attached { volume: id, node });
         }
         volume.deleting = true;
         volume.epoch += 1;
@@ -100,31 +100,13 @@ impl ControlState {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn attach(
-        &mut self,
-        id: ClusterVolumeId,
-        node: NodeId,
-        mode: AttachMode,
-    ) -> Applied {
+    pub(super) fn attach(&mut self, id: ClusterVolumeId, node: NodeId) -> Applied {
         if self.present(node)?.state == NodeState::Joining {
             return Err(Refusal::NodeJoining(node));
         }
         let volume = self.usable(id)?;
-        match (mode, volume.writers.as_slice()) {
-            (AttachMode::HandOver, writers) if writers.contains(&node) => {
-                return Ok(Outcome::Attached { volume: id, epoch: volume.epoch });
-            }
-            (AttachMode::HandOver, &[from, to, ..]) => {
-                return Err(Refusal::HandOverBusy { from, to });
-            }
-            // Nobody loses the right to write, so the epoch stays.
-            (AttachMode::HandOver, &[_]) => volume.writers.push(node),
-            (AttachMode::HandOver, &[]) | (AttachMode::Exclusive, _) => {
-                volume.writers = vec![node];
-                volume.epoch += 1;
-            }
-        }
-        volume.writers.sort_unstable();
+        volume.writer = Some(node);
+        volume.epoch += 1;
         let epoch = volume.epoch;
         self.changed();
         Ok(Outcome::Attached { volume: id, epoch })
@@ -132,13 +114,13 @@ impl ControlState {
 
     pub(super) fn detach(&mut self, id: ClusterVolumeId, node: NodeId, epoch: u64) -> Applied {
         let volume = self.usable(id)?;
-        if !volume.writers.contains(&node) {
+        if volume.writer != Some(node) {
             return Err(Refusal::NotAttached(node));
         }
         if volume.epoch != epoch {
             return Err(Refusal::OldEpoch { epoch: volume.epoch });
         }
-        volume.writers.retain(|writer| *writer != node);
+        volume.writer = None;
         volume.epoch += 1;
         self.changed();
         Ok(Outcome::Done)

@@ -3,8 +3,8 @@
 use super::super::command::{Command, Operation, StoreSpec};
 use super::super::limits::{MEMBERS_MAX, POLICIES_MAX, SLICES_PER_VOLUME_MAX, STORES_MAX};
 use super::super::model::{
-    AttachMode, ClusterId, ClusterVolumeId, DeviceUuid, Member, NodeSpec, NodeState, PgId,
-    PolicyId, Role, Settings, Step,
+    ClusterId, ClusterVolumeId, DeviceUuid, Member, NodeSpec, NodeState, PgId, PolicyId, Role,
+    Settings, Step,
 };
 use super::super::outcome::{Bound, Outcome, Refusal};
 use super::super::policy::Policy;
@@ -47,7 +47,7 @@ alternatives!(Operation, "operation", 0, {
     9 => CreateVolume { name, size_bytes, policy, slice_bytes, avoid },
     10 => DeleteVolume { volume },
     11 => VolumeDropped { volume },
-    12 => Attach { volume, node, mode },
+    12 => Attach { volume, node },
     13 => Detach { volume, node, epoch },
     14 => SetControlPolicy { policy },
     15 => SetSettings { settings },
@@ -66,7 +66,6 @@ alternatives!(Step, "step", 0, {
 
 alternatives!(Role, "role", 0, { 1 => Voter, 2 => Learner, 3 => Witness });
 alternatives!(NodeState, "node state", 0, { 1 => Joining, 2 => Up, 3 => Draining, 4 => Removed });
-alternatives!(AttachMode, "mode", 0, { 1 => Exclusive, 2 => HandOver });
 alternatives!(Level, "level", 0, {
     1 => Operator,
     2 => Region,
@@ -121,17 +120,16 @@ alternatives!(Refusal, "refusal", 0, {
     25 => UnknownVolume(volume),
     26 => Attached { volume, node },
     27 => NotDeleting(volume),
-    28 => HandOverBusy { from, to },
-    29 => NotAttached(node),
-    30 => OldEpoch { epoch },
-    31 => Setting,
-    32 => UnknownGroup(group),
-    33 => OldGroupEpoch { group, epoch },
-    34 => StepPending(group),
-    35 => NoStep(group),
-    36 => NotStarted(group),
-    37 => Target(group),
-    38 => Unsafe(group),
+    28 => NotAttached(node),
+    29 => OldEpoch { epoch },
+    30 => Setting,
+    31 => UnknownGroup(group),
+    32 => OldGroupEpoch { group, epoch },
+    33 => StepPending(group),
+    34 => NoStep(group),
+    35 => NotStarted(group),
+    36 => Target(group),
+    37 => Unsafe(group),
 });
 
 /// Replicas, level, witness; only policies that make sense.

@@ -20,7 +20,7 @@ use super::{Command, ControlState, Outcome};
 use bytes::{Field, Reader, Writer};
 
 /// Version of all encodings of the control group.
-pub const CONTROL_VERSION: u16 = 1;
+pub const CONTROL_VERSION: u16 = 2;
 
 fn encode<T: Field>(value: &T) -> Result<Vec<u8>, EncodeError> {
     let mut writer = Writer::default();

@@ -46,7 +46,7 @@ record!(Volume, VOLUMES_MAX, {
     first_slice: u32,
     slices: Vec<PgId>,
     epoch: u64,
-    writers: Vec<NodeId>,
+    writer: Option<NodeId>,
     deleting: bool,
 });
 record!(Group, GROUPS_MAX, {

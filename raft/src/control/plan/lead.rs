@@ -27,9 +27,9 @@ impl View<'_> {
     fn attached(&self) -> BTreeMap<PgId, BTreeMap<NodeId, u32>> {
         let mut attached: BTreeMap<PgId, BTreeMap<NodeId, u32>> = BTreeMap::new();
         for volume in self.state.volumes().values() {
-            for slice in volume.slices.iter().filter(|_| !volume.writers.is_empty()) {
-                let nodes = attached.entry(*slice).or_default();
-                volume.writers.iter().for_each(|node| *nodes.entry(*node).or_insert(0) += 1);
+            let Some(writer) = volume.writer else { continue };
+            for slice in &volume.slices {
+                *attached.entry(*slice).or_default().entry(writer).or_insert(0) += 1;
             }
         }
         attached

@@ -313,8 +313,8 @@ impl Cluster {
             }
             11 => {
                 let volume = self.dice.pick(self.log.state.volumes().keys().copied());
-                let (volume, mode) = (volume.expect("one"), AttachMode::Exclusive);
-                self.log.run(Operation::Attach { volume, node, mode });
+                let volume = volume.expect("one");
+                self.log.run(Operation::Attach { volume, node });
             }
             _ => {}
         }

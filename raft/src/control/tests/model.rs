@@ -88,14 +88,11 @@ impl Draw<'_> {
             }
             13 => Operation::DeleteVolume { volume },
             14 => Operation::VolumeDropped { volume },
-            15 | 16 => {
-                let mode = self.dice.pick([AttachMode::Exclusive, AttachMode::HandOver]);
-                Operation::Attach { volume, node: self.node(), mode: mode.expect("one") }
-            }
+            15 | 16 => Operation::Attach { volume, node: self.node() },
             _ => {
                 let known = self.state.volumes().get(&volume);
-                let writers = known.map_or(Vec::new(), |volume| volume.writers.clone());
-                let node = self.dice.pick(writers).unwrap_or_else(|| self.node());
+                let writer = known.and_then(|volume| volume.writer);
+                let node = writer.unwrap_or_else(|| self.node());
                 Operation::Detach { volume, node, epoch: known.map_or(0, |v| v.epoch) }
             }
         }
@@ -170,7 +167,7 @@ fn check_change(before: &ControlState, after: &ControlState, outcome: &Outcome) 
         assert!(volume.slices.iter().all(|slice| after.groups().contains_key(slice)));
         let Some(old) = before.volumes().get(id) else { continue };
         assert!(volume.epoch >= old.epoch);
-        let lost = old.writers.iter().any(|writer| !volume.writers.contains(writer));
+        let lost = old.writer.is_some_and(|writer| volume.writer != Some(writer));
         assert!(!lost || volume.epoch > old.epoch, "who lost the right to write is fenced");
         assert_eq!(volume.slices, old.slices, "slices stay in their groups");
     }

@@ -125,7 +125,7 @@ fn leaders_follow_the_attachment() {
     let volume = cluster.log.state.volume_by_name("vm0").expect("there").0;
     let slices: BTreeSet<_> = cluster.log.state.volumes()[&volume].slices.iter().copied().collect();
     for node in cluster.alive.clone() {
-        cluster.log.run(Operation::Attach { volume, node, mode: AttachMode::Exclusive });
+        cluster.log.run(Operation::Attach { volume, node });
         cluster.settle();
         for slice in &slices {
             let group = &cluster.log.state.groups()[slice];

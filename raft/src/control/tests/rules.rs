@@ -151,49 +151,28 @@ fn too_few_stores_are_told_and_avoided_ones_do_not_count() {
 fn a_second_attach_fences_the_first() {
     let mut log = Log::with_nodes(3);
     let id = volume(log.create("a", 1, "replicas=3"));
-    let attach = |node, mode| Operation::Attach { volume: id, node: NodeId(node), mode };
+    let attach = |node| Operation::Attach { volume: id, node: NodeId(node) };
     let detach = |node, epoch| Operation::Detach { volume: id, node: NodeId(node), epoch };
     let attached = |epoch| Outcome::Attached { volume: id, epoch };
-    assert_eq!(log.run(attach(1, AttachMode::Exclusive)), attached(1));
-    assert_eq!(log.run(attach(2, AttachMode::Exclusive)), attached(2));
+    assert_eq!(log.run(attach(1)), attached(1));
+    assert_eq!(log.run(attach(2)), attached(2));
     assert_eq!(log.refused(detach(1, 1)), Refusal::NotAttached(NodeId(1)));
     assert_eq!(log.refused(detach(2, 1)), Refusal::OldEpoch { epoch: 2 });
     let deleted = Operation::DeleteVolume { volume: id };
     let busy = Refusal::Attached { volume: id, node: NodeId(2) };
     assert_eq!(log.refused(deleted.clone()), busy);
     // The same node again: its own older sessions are fenced.
-    assert_eq!(log.run(attach(2, AttachMode::Exclusive)), attached(3));
+    assert_eq!(log.run(attach(2)), attached(3));
     assert_eq!(log.run(detach(2, 3)), Outcome::Done);
     assert_eq!(log.run(deleted), Outcome::Done);
     assert_eq!(log.state.volumes()[&id].epoch, 5);
 }
 
 #[test]
-fn a_hand_over_lets_two_write_until_one_detaches() {
-    let mut log = Log::with_nodes(3);
-    let id = volume(log.create("a", 1, "replicas=3"));
-    let attach = |node, mode| Operation::Attach { volume: id, node: NodeId(node), mode };
-    let detach = |node, epoch| Operation::Detach { volume: id, node: NodeId(node), epoch };
-    let attached = |epoch| Outcome::Attached { volume: id, epoch };
-    assert_eq!(log.run(attach(1, AttachMode::HandOver)), attached(1), "nobody writes: alone");
-    assert_eq!(log.run(attach(2, AttachMode::HandOver)), attached(1), "both, same epoch");
-    assert_eq!(log.run(attach(2, AttachMode::HandOver)), attached(1), "asked again");
-    let third = log.refused(attach(5, AttachMode::HandOver));
-    assert_eq!(third, Refusal::HandOverBusy { from: NodeId(1), to: NodeId(2) });
-    assert_eq!(log.run(detach(1, 1)), Outcome::Done);
-    let handed = &log.state.volumes()[&id];
-    assert_eq!((handed.epoch, handed.writers.as_slice()), (2, &[NodeId(2)][..]));
-    // An exclusive attach in the middle ends it.
-    log.run(attach(1, AttachMode::HandOver));
-    assert_eq!(log.run(attach(5, AttachMode::Exclusive)), attached(3));
-    assert_eq!(log.state.volumes()[&id].writers, [NodeId(5)]);
-}
-
-#[test]
 fn a_retry_is_answered_and_not_carried_out_again() {
     let mut log = Log::with_nodes(3);
     let id = volume(log.create("a", 1, "replicas=3"));
-    let attach = Operation::Attach { volume: id, node: NodeId(1), mode: AttachMode::Exclusive };
+    let attach = Operation::Attach { volume: id, node: NodeId(1) };
     let command = |serial| Command { proposer: 9, serial, operation: attach.clone() };
     let first = log.state.apply(100, command(1));
     let epoch = log.state.epoch();

@@ -51,7 +51,7 @@ fn sliced(size_bytes: u64, slice_bytes: u64) -> VolumeSpec {
         first_slice: FIRST_SLICE,
         slices: slices.map(|slice| if slice % 2 == 0 { EVEN } else { ODD }).collect(),
         epoch: 0,
-        writers: Vec::new(),
+        writer: None,
         deleting: false,
     };
     VolumeSpec::new(VOLUME, &volume)
