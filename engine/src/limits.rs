@@ -43,8 +43,11 @@ pub const VOLUME_NAME_MAX_BYTES: usize = 128;
 pub const ENTRY_CHANGES_MAX: usize = 64;
 /// Blocks that the changes of one group entry write.
 pub const ENTRY_BLOCKS_MAX: u32 = REQUEST_BLOCKS_MAX;
-/// Bytes of a group entry's head, and of a group's applied head.
+/// Bytes of a group entry's head.
 pub const ENTRY_HEAD_MAX_BYTES: usize = 64 << 10;
+/// Bytes of the applied head of one group of a store; the others' are bounded like an entry's. They
+/// are held in memory, and each checkpoint writes them.
+pub const APPLIED_HEAD_MAX_BYTES: usize = 1 << 20;
 /// Longer heads take payload blocks; shorter ones lie in the header area.
 pub const INLINE_HEAD_MAX_BYTES: usize = 1024;
 /// Bytes of heads and votes in the header area of one batch.
@@ -80,6 +83,11 @@ const _: () = assert!(
         <= BATCH_BLOCKS_MAX as usize
 );
 const _: () = assert!(INLINE_HEAD_MAX_BYTES <= BATCH_INLINE_MAX_BYTES);
+// The applied heads of all groups take half of a segment at most.
+const _: () = assert!(
+    2 * (APPLIED_HEAD_MAX_BYTES + groups_max(SEGMENT_BLOCKS_MIN) * ENTRY_HEAD_MAX_BYTES)
+        <= SEGMENT_BLOCKS_MIN as usize * BLOCK_SIZE_BYTES
+);
 const _: () = assert!(VOTE_MAX_BYTES <= BATCH_INLINE_MAX_BYTES);
 const _: () = assert!(BATCH_BLOCKS_MAX + BATCH_HEADER_BLOCKS_MAX <= 512);
 const _: () = assert!(SEGMENT_BLOCKS_MIN > BATCH_BLOCKS_MAX + 2 * BATCH_HEADER_BLOCKS_MAX + 1);

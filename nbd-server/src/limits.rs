@@ -7,14 +7,17 @@
 use ashlar_engine::limits::ATOMIC_WRITE_MAX_BYTES;
 use std::time::Duration;
 
-/// Time from accept to the end of the handshake: a client that haggles longer is not one.
+/// Time from accept to the end of the handshake: a client that haggles longer is not one. One that
+/// asks about many exports gets [`OPTION_TIME`] more for each option.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An option in two segments takes 40 ms over TCP where Nagle's algorithm meets delayed answers.
+pub const OPTION_TIME: Duration = Duration::from_millis(100);
 /// Data of one option. The largest honest one names an export (4 KiB) and a few contexts.
 pub const OPTION_DATA_MAX_BYTES: usize = 8 << 10;
 /// Bytes of longer options that are read and thrown away before the connection is closed.
 pub const OPTION_DRAIN_MAX_BYTES: u64 = 64 << 10;
-/// Options of one handshake: enough for three on each of the most exports a store can have.
-pub const OPTIONS_MAX: u32 = 16_384;
+/// Options of one handshake: enough for three on each of the most exports a cluster can have.
+pub const OPTIONS_MAX: u32 = 65_536;
 /// Bytes of a string (protocol, "Conventions").
 pub const STRING_MAX_BYTES: usize = 4096;
 /// Bytes of an error text sent to a client: one sentence.

@@ -8,7 +8,7 @@
 
 use crate::export::{Export, Exports};
 use crate::flow::{Flow, LongRead};
-use crate::limits::PARSE_BUFFER_MIN_BYTES;
+use crate::limits::{OPTION_TIME, PARSE_BUFFER_MIN_BYTES};
 use crate::outgoing::Outgoing;
 use crate::proto::{Denial, Event, Garbage, Handshake, Intake, Negotiated, Parameters, Progress};
 use crate::serve::{self, LongWrite, Pending};
@@ -102,9 +102,7 @@ pub(crate) async fn run<X: Exports>(
 ) {
     let reactor = shared.reactor.clone();
     let haggle = control.unless_stopped(handshake(&shared, &*exports, &control, denial));
-    let Some(Some(Ok(Some(opened)))) =
-        reactor.within(shared.options.handshake_timeout, haggle).await
-    else {
+    let Some(Ok(Some(opened))) = haggle.await else {
         return control.stream.shutdown();
     };
     let (negotiated, parse, start, end) = opened;
@@ -134,23 +132,26 @@ pub(crate) async fn run<X: Exports>(
 
 type Opened<E> = (Negotiated<E>, Buffer, usize, usize);
 
-/// `Ok(None)` if the connection ends before an export is chosen.
+/// `Ok(None)` if the connection, or the client's time, ends before an export is chosen.
 async fn handshake<X: Exports>(
     shared: &Shared,
     exports: &X,
     control: &Control,
     denial: Option<Denial>,
 ) -> io::Result<Option<Opened<X::Export>>> {
-    let stream = &control.stream;
+    let (stream, reactor) = (&control.stream, &shared.reactor);
+    let deadline = reactor.now() + shared.options.handshake_timeout;
     let mut machine = Handshake::new(shared.options.read_only, denial);
     let mut message = Message::default();
-    let mut parse = shared.reactor.pool().allocate(PARSE_BUFFER_MIN_BYTES);
+    let mut parse = reactor.pool().allocate(PARSE_BUFFER_MIN_BYTES);
     let mut end = 0;
     loop {
         let (start, progress) = machine.advance(&parse[..end], exports, &mut message.head);
+        let left = (deadline + OPTION_TIME * machine.options()).since(reactor.now());
         if !message.head.is_empty() {
             message.parts.push(Part::Head(message.head.len()));
-            let (result, emptied) = stream.send(message).await;
+            let sent = reactor.within(left, stream.send(message)).await;
+            let Some((result, emptied)) = sent else { return Ok(None) };
             message = emptied;
             result?;
         }
@@ -164,7 +165,8 @@ async fn handshake<X: Exports>(
         }
         if matches!(progress, Progress::NeedBytes) {
             let buffers = ReceiveBuffers { first: parse, first_filled: end, second: None };
-            let (received, buffers) = stream.receive(buffers).await;
+            let received = reactor.within(left, stream.receive(buffers)).await;
+            let Some((received, buffers)) = received else { return Ok(None) };
             parse = buffers.first;
             let count = received?;
             if count == 0 {

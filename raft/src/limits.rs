@@ -3,7 +3,8 @@
 //! Must never know: anything but the limits of the engine and of frames.
 
 use ashlar_engine::limits::{
-    ENTRY_BLOCKS_MAX, ENTRY_CHANGES_MAX, ENTRY_HEAD_MAX_BYTES, VOTE_MAX_BYTES,
+    APPLIED_HEAD_MAX_BYTES, ENTRY_BLOCKS_MAX, ENTRY_CHANGES_MAX, ENTRY_HEAD_MAX_BYTES,
+    VOTE_MAX_BYTES,
 };
 use ashlar_engine::units::BLOCK_SIZE_BYTES;
 use std::time::Duration;
@@ -13,8 +14,11 @@ use std::time::Duration;
 pub const PROPOSAL_BLOCKS_MAX: usize = (1 << 20) / BLOCK_SIZE_BYTES + 1;
 /// Changes of one proposal.
 pub const PROPOSAL_CHANGES_MAX: usize = 64;
-/// Bytes of the head of an entry, and of a group's applied head: the engine's bound.
+/// Bytes of the head of an entry: the engine's bound.
 pub const HEAD_MAX_BYTES: usize = ENTRY_HEAD_MAX_BYTES;
+/// Bytes of a group's applied head: the engine's bound. Only the control group's is longer than an
+/// entry's.
+pub const APPLIED_MAX_BYTES: usize = APPLIED_HEAD_MAX_BYTES;
 /// Bytes of a control command or of its answer.
 pub const COMMAND_MAX_BYTES: usize = 60 << 10;
 
@@ -117,8 +121,10 @@ pub const PROPOSERS_MAX: usize = 512;
 pub const PROPOSER_IDLE_ENTRIES: u64 = 1 << 16;
 /// Volumes of a group that have a writer epoch.
 pub const EPOCHS_MAX: usize = 1024;
-/// Bytes of the control group's state that are kept with the applied index.
-pub const CONTROL_STATE_MAX_BYTES: usize = 24 << 10;
+/// Bytes of the control group's state, which is kept with the applied index and sent whole.
+pub const CONTROL_STATE_MAX_BYTES: usize = 960 << 10;
+/// Bytes of what a group knows besides its volumes and the control group's state.
+const KEPT_MAX_BYTES: usize = 64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX;
 
 const _: () = assert!(PROPOSAL_BLOCKS_MAX <= ENTRY_BLOCKS_MAX as usize);
 const _: () = assert!(PROPOSAL_CHANGES_MAX <= ENTRY_CHANGES_MAX);
@@ -128,10 +134,9 @@ const _: () = assert!(
 );
 const _: () = assert!(READ_MAX_BYTES + (1 << 20) <= crate::frame::limits::PAYLOAD_MAX_BYTES);
 const _: () = assert!(SAVED_BYTES <= VOTE_MAX_BYTES);
-const _: () = assert!(
-    64 + MEMBERSHIP_MAX_BYTES + 32 * PROPOSERS_MAX + 12 * EPOCHS_MAX + CONTROL_STATE_MAX_BYTES
-        <= HEAD_MAX_BYTES
-);
+const _: () = assert!(KEPT_MAX_BYTES <= HEAD_MAX_BYTES);
+const _: () = assert!(KEPT_MAX_BYTES + CONTROL_STATE_MAX_BYTES <= APPLIED_MAX_BYTES);
+const _: () = assert!(APPLIED_MAX_BYTES + 256 <= crate::frame::limits::HEAD_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_PIECE_BLOCKS as usize <= PROPOSAL_BLOCKS_MAX);
 const _: () = assert!(COMMAND_MAX_BYTES + 64 <= HEAD_MAX_BYTES);
 const _: () = assert!(MEMBERSHIP_MAX_BYTES <= 12 << 10);

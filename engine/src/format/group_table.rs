@@ -9,7 +9,7 @@
 pub(super) mod layout;
 
 use super::{ChunkRef, LAYOUT_VERSION, checksum};
-use crate::limits::{ENTRY_HEAD_MAX_BYTES, LEADER_MAX, VOLUME_MAX_BYTES, VOTE_MAX_BYTES};
+use crate::limits::{APPLIED_HEAD_MAX_BYTES, LEADER_MAX, VOLUME_MAX_BYTES, VOTE_MAX_BYTES};
 use crate::units::{BLOCK_SIZE_BYTES, GroupId, Location, LogId, Lsn, VolumeId};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -196,7 +196,7 @@ impl GroupImage {
         };
         let (vote_bytes, head_bytes) =
             (raw.vote_bytes.get() as usize, raw.head_bytes.get() as usize);
-        if raw.id.get() == 0 || vote_bytes > VOTE_MAX_BYTES || head_bytes > ENTRY_HEAD_MAX_BYTES {
+        if raw.id.get() == 0 || vote_bytes > VOTE_MAX_BYTES || head_bytes > APPLIED_HEAD_MAX_BYTES {
             return None;
         }
         let mut image = GroupImage {

@@ -92,6 +92,12 @@ enum Outcome<E> {
 }
 
 impl Handshake {
+    /// Options that were taken.
+    #[must_use]
+    pub fn options(&self) -> u32 {
+        self.options
+    }
+
     /// A handshake that has not begun. `read_only` serves every export so.
     #[must_use]
     pub fn new(read_only: bool, denial: Option<Denial>) -> Handshake {

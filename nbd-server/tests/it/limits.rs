@@ -1,11 +1,11 @@
 //! Limits: what greedy, lazy and numerous clients get, and that the others do not notice.
 
-use crate::client::{Client, READ, Style, info_data, option_bytes};
+use crate::client::{ACK, Client, READ, Style, info_data, option_bytes};
 use crate::harness::{DAMAGED, Gate, HeldExports, TestServer};
 use ashlar_engine::reactor::Reactor;
 use ashlar_nbd_server::ServerOptions;
 use ashlar_nbd_server::memory::{MemoryExport, MemoryExports};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 fn small(reactor: &Reactor) -> MemoryExports {
@@ -115,6 +115,23 @@ fn handshakes_that_do_not_end_are_ended() {
     assert_eq!(served.read(0, 1), Ok(vec![0]), "only the handshake has a deadline");
 }
 
+/// A client that asks about thousands of exports, each with a pause of the network.
+#[test]
+fn a_handshake_that_goes_on_gets_more_time() {
+    let mut options = ServerOptions::default();
+    options.handshake_timeout = Duration::from_millis(300);
+    let server = TestServer::with(options, small);
+    let mut client = server.connect();
+    client.send(&3u32.to_be_bytes());
+    for _ in 0..200 {
+        assert_eq!(client.ask(6, &info_data("vm0", &[])).0, ACK);
+    }
+    client.stream.set_read_timeout(Some(Duration::from_millis(600))).expect("a time-out");
+    assert!(client.stream.read(&mut [0]).is_err(), "nothing is said unasked, nor is it closed");
+    client.stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+    assert_eq!(client.ask(6, &info_data("vm0", &[])).0, ACK);
+}
+
 /// Clients that hold all memory and take no replies: the others get by on what is granted to
 /// everybody, and what needs more waits until the lazy are cut.
 #[test]
@@ -159,7 +176,7 @@ fn options_of_one_handshake_are_bounded() {
     client.send(&3u32.to_be_bytes());
     let batch = option_bytes(99, &[]).repeat(256);
     let mut closed = false;
-    for _ in 0..100 {
+    for _ in 0..300 {
         closed = client.stream.write_all(&batch).is_err();
         if closed {
             break;
@@ -176,7 +193,7 @@ fn options_of_one_handshake_are_bounded() {
             }
         }
     }
-    assert!(closed, "more than 25,000 options were answered");
+    assert!(closed, "more than 76,000 options were answered");
 }
 
 /// Entries to the kernel per request: what the server costs beyond the work itself. A bound on

@@ -3,7 +3,7 @@
 //! Must never know: anything but the engine's limits.
 
 use crate::placement::WEIGHT_MAX;
-use ashlar_engine::limits::{STORE_MAX_BYTES, VOLUMES_MAX as ENGINE_VOLUMES_MAX};
+use ashlar_engine::limits::{GROUP_VOLUMES_MAX, STORE_MAX_BYTES};
 use std::time::Duration;
 
 /// Nodes that are not removed. Every node keeps a connection to every other, and tells the control
@@ -21,7 +21,7 @@ pub const GROUPS_PER_STORE_TARGET: usize = 8;
 /// Groups made by one command: each must be started, and places are computed while it is applied.
 pub const GROUPS_PER_COMMAND_MAX: usize = 64;
 /// Slices of one group. Each is a volume of the engine on each of the group's stores.
-pub const SLICES_PER_GROUP_MAX: usize = 128;
+pub const SLICES_PER_GROUP_MAX: usize = 512;
 /// Slices of all volumes: the largest part of the state, 4 MiB of numbers.
 pub const SLICES_MAX: usize = 1 << 20;
 /// Slices that are ever made: each has a number of its own, and an engine's volume id made of it.
@@ -82,7 +82,8 @@ pub const DROPS_PER_PLAN_MAX: usize = 64;
 
 const _: () = assert!(GROUPS_MAX >= STORES_MAX * GROUPS_PER_STORE_TARGET / 2);
 // A store may hold four times its target of groups, all full, and has volumes left.
-const _: () = assert!(4 * GROUPS_PER_STORE_TARGET * SLICES_PER_GROUP_MAX <= ENGINE_VOLUMES_MAX);
+const _: () = assert!(4 * GROUPS_PER_STORE_TARGET * SLICES_PER_GROUP_MAX <= GROUP_VOLUMES_MAX);
+const _: () = assert!(SLICES_PER_GROUP_MAX <= crate::limits::EPOCHS_MAX);
 const _: () = assert!(SLICE_MAX_BYTES <= STORE_MAX_BYTES / 16);
 const _: () = assert!(STORE_MAX_BYTES >> 30 <= WEIGHT_MAX as u64);
 const _: () = assert!(

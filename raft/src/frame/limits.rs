@@ -12,8 +12,9 @@ pub const VERSION_NEWEST: u16 = 1;
 /// The version of the frames that agree on one: the same for ever.
 pub const VERSION_OF_HELLO: u16 = 1;
 
-/// Head of a request or reply: several log entries' heads of at most 64 KiB, and what names them.
-pub const HEAD_MAX_BYTES: usize = 256 << 10;
+/// Head of a request or reply: what the control group knows, or several log entries' heads of at
+/// most 64 KiB, and what names them.
+pub const HEAD_MAX_BYTES: usize = (1 << 20) + (64 << 10);
 /// Head of a hello: nobody has been identified yet, so little is taken from him.
 pub const HELLO_MAX_BYTES: usize = 512;
 /// Head of an error or a farewell: a code and one sentence.

@@ -15,13 +15,15 @@ use std::rc::Rc;
 pub(super) struct ControlCommands {
     state: ControlState,
     saved: Vec<u8>,
+    /// Bytes that `saved` has at most until something is added.
+    at_most: usize,
     map: Rc<Map>,
 }
 
 impl ControlCommands {
     /// Whatever is applied is shown in `map`.
     pub(super) fn new(map: Rc<Map>) -> ControlCommands {
-        ControlCommands { state: ControlState::default(), saved: Vec::new(), map }
+        ControlCommands { state: ControlState::default(), saved: Vec::new(), at_most: 0, map }
     }
 
     fn carry_out(&mut self, index: u64, command: &[u8]) -> Outcome {
@@ -31,12 +33,14 @@ impl ControlCommands {
         };
         let before = self.state.clone();
         let outcome = self.state.apply(index, command);
-        self.saved = self.state.encode();
-        if self.saved.len() <= CONTROL_STATE_MAX_BYTES {
+        let saved = self.state.encode();
+        let at_most = self.state.bytes_at_most(saved.len());
+        // What adds nothing must go on in a full cluster, or it could be neither run nor emptied.
+        if at_most <= CONTROL_STATE_MAX_BYTES.max(self.at_most) {
+            (self.saved, self.at_most) = (saved, at_most);
             return outcome;
         }
         self.state = before;
-        self.saved = self.state.encode();
         Outcome::Refused(Refusal::Full(Bound::State))
     }
 }
@@ -57,6 +61,7 @@ impl Commands for ControlCommands {
             [] => ControlState::default(),
             bytes => ControlState::decode(bytes).map_err(io::Error::other)?,
         };
+        self.at_most = self.state.bytes_at_most(saved.len());
         self.saved = saved.to_vec();
         self.map.show(&self.state);
         Ok(())

@@ -10,6 +10,7 @@ use crate::control::{
     ClusterId, ControlState, NodeState, Operation, Outcome, PgId, Policy, Refusal,
 };
 use crate::frame;
+use crate::limits::CONTROL_STATE_MAX_BYTES;
 use crate::placement::{NodeId, StoreId};
 use crate::types::{Member, Membership, StoredMembership};
 use ashlar_engine::local::LocalStore;
@@ -248,9 +249,8 @@ impl Inner {
     /// Asks a node for its map, if that is newer.
     async fn fetch_map(&self, node: NodeId) {
         let known = self.map.newest().epoch();
-        let Ok((bytes, _)) = self.ask(node, PgId(0), Message::Map { known }, 0).await else {
-            return;
-        };
+        let asked = self.ask(node, PgId(0), Message::Map { known }, CONTROL_STATE_MAX_BYTES);
+        let Ok((bytes, _)) = asked.await else { return };
         let Some((leader, map)) = bytes.split_first_chunk::<8>() else { return };
         let leader = StoreId(u64::from_le_bytes(*leader));
         if leader != StoreId(0) {

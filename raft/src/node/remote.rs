@@ -198,13 +198,14 @@ impl Inner {
         self.at_leader(group, ask).await
     }
 
-    /// Asks one node. The answer's head, and its blocks of at most so many bytes.
+    /// Asks one node. The answer's head, and its blocks; at most so many bytes more than what any
+    /// answer may have.
     pub(super) async fn ask(
         &self,
         node: NodeId,
         group: PgId,
         message: Message,
-        blocks_max_bytes: usize,
+        more_bytes: usize,
     ) -> Answer<(Vec<u8>, Vec<Buffer>)> {
         let Some(peers) = self.peers() else {
             return Err(unknown(&"this node is in no cluster yet"));
@@ -213,7 +214,7 @@ impl Inner {
         let (head, payload) = encoded.map_err(|error| refused(ErrorKind::Invalid, &error))?;
         let mut request = transport::Request::new(group.0, super::LANE_ASK, head);
         request.payload = payload;
-        request.reply_max_bytes = (super::ANSWER_MAX_BYTES + blocks_max_bytes) as u32;
+        request.reply_max_bytes = (super::ANSWER_MAX_BYTES + more_bytes) as u32;
         let reply = peers.call(frame::NodeId(node.0), request, ASK_TIMEOUT).await;
         let reply = reply.map_err(|error| match error.kind() {
             // It was not handed over: another one may be asked.

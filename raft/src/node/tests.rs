@@ -1,6 +1,7 @@
 //! Goal: what nodes say to each other is understood as it was meant, and nothing else is.
 //! Method: round trips, cut and changed bytes.
 
+mod full;
 mod members;
 
 use super::answer::{self, Fault, decode_extents, encode_extents};

@@ -9,7 +9,7 @@
 //! is allocated.
 //! Must never know: sockets, stores.
 
-use crate::limits::{HEAD_MAX_BYTES, VOTE_BYTES};
+use crate::limits::{APPLIED_MAX_BYTES, VOTE_BYTES};
 use crate::types::encoding::{
     Bytes, ChangesError, EncodingError, bounded, decode_changes, decode_vote, encode_changes,
     encode_vote, gather_blocks, put_log_id, take_log_id,
@@ -136,7 +136,7 @@ impl Message {
                 let last = take_log_id(&mut bytes)?;
                 let last = last.ok_or(EncodingError::Kind { of: "last entry", found: 0 })?;
                 let head = bytes.rest();
-                bounded("bytes of a head", HEAD_MAX_BYTES, head.len())?;
+                bounded("bytes of a head", APPLIED_MAX_BYTES, head.len())?;
                 Message::Begin { vote, last, head: head.to_vec() }
             }
             PIECE => {

@@ -4,8 +4,8 @@
 
 use ashlar_engine::units::VolumeId;
 use ashlar_raft::limits::{
-    CONTROL_STATE_MAX_BYTES, EPOCHS_MAX, HEAD_MAX_BYTES, PROPOSALS_OPEN_MAX, PROPOSER_IDLE_ENTRIES,
-    PROPOSERS_MAX,
+    APPLIED_MAX_BYTES, CONTROL_STATE_MAX_BYTES, EPOCHS_MAX, HEAD_MAX_BYTES, PROPOSALS_OPEN_MAX,
+    PROPOSER_IDLE_ENTRIES, PROPOSERS_MAX,
 };
 use ashlar_raft::state_machine::AppliedHead;
 use ashlar_raft::types::{Change, Outcome, Write};
@@ -108,9 +108,10 @@ fn a_full_memory_refuses_and_forgets_nobody_who_may_retry() {
     assert_eq!(head.write(idle, &write(new, 2, 3, more)), (Outcome::Busy, false));
     assert_eq!(head.write(idle, &write(new, 2, 3, 0)), APPLIED);
 
+    assert!(head.encode().expect("keeps its bounds").len() <= HEAD_MAX_BYTES);
     head.control = vec![1; CONTROL_STATE_MAX_BYTES];
     let bytes = head.encode().expect("keeps its bounds");
-    assert!(bytes.len() <= HEAD_MAX_BYTES);
+    assert!(bytes.len() <= APPLIED_MAX_BYTES);
     assert_eq!(AppliedHead::decode(&bytes), Ok(head.clone()));
     head.control.push(1);
     head.encode().expect_err("is too large");

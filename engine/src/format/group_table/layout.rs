@@ -31,7 +31,7 @@ fn group() -> Layout {
         runs: "runs of entries with one term and leader",
         volumes: "volumes of the group",
         vote_bytes: "bytes of the vote, at most 64",
-        head_bytes: "bytes of the applied head, at most 65536",
+        head_bytes: "bytes of the applied head, at most 1048576",
         reserved: "0",
     })
 }

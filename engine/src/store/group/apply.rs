@@ -8,7 +8,7 @@ use super::install::{change_blocks, changes_of};
 use super::table::{Place, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Record, RecordKind, RootVolume};
-use crate::limits::ENTRY_HEAD_MAX_BYTES;
+use crate::limits::{APPLIED_HEAD_MAX_BYTES, ENTRY_HEAD_MAX_BYTES};
 use crate::store::Store;
 use crate::store::leaf::Run;
 use crate::store::volumes::volume_blocks;
@@ -41,10 +41,7 @@ impl Store {
         skipped: &[u64],
         applied_head: Vec<u8>,
     ) -> Result<()> {
-        if applied_head.len() > ENTRY_HEAD_MAX_BYTES {
-            let why = "what is kept with the applied index has at most 64 KiB";
-            return Err(Error::new(ErrorKind::Invalid, why));
-        }
+        self.check_applied_head(group, applied_head.len())?;
         let missing = |index: u64| {
             let why = format!("group {group}: entry {index} is not in the log, or not durable");
             Error::new(ErrorKind::Invalid, why)
@@ -75,6 +72,30 @@ impl Store {
         }
         state.applied_head = applied_head;
         Ok(())
+    }
+
+    /// Checkpoints must have room for what is kept with the applied indexes of all groups.
+    fn check_applied_head(&self, group: GroupId, bytes: usize) -> Result<()> {
+        if bytes <= ENTRY_HEAD_MAX_BYTES {
+            return Ok(());
+        }
+        let mut others = self.groups.by_id.iter().filter(|(id, _)| **id != group);
+        let why = if bytes > APPLIED_HEAD_MAX_BYTES {
+            format!(
+                "what is kept with the applied index has at most {APPLIED_HEAD_MAX_BYTES} bytes, \
+                 not {bytes}"
+            )
+        } else if let Some((other, _)) =
+            others.find(|(_, state)| state.applied_head.len() > ENTRY_HEAD_MAX_BYTES)
+        {
+            format!(
+                "one group of a store keeps more than {ENTRY_HEAD_MAX_BYTES} bytes with its \
+                 applied index, and that is group {other}; keep less in group {group}"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Invalid, why))
     }
 
     fn apply_entry(&mut self, group: GroupId, index: u64, is_done: bool) {

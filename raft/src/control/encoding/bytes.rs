@@ -85,6 +85,10 @@ impl Writer {
         self.error.map_or(Ok(self.bytes), Err)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

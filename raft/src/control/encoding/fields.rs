@@ -13,7 +13,7 @@ use crate::placement::{Labels, Level, NodeId, StoreId};
 
 newtype!(ClusterId([u8; 16]), 0);
 newtype!(DeviceUuid([u8; 16]), 0);
-newtype!(NodeId(u64), 2); // Writers of a volume.
+newtype!(NodeId(u64), 0);
 newtype!(StoreId(u64), STORES_MAX); // Stores to avoid.
 newtype!(ClusterVolumeId(u64), 0);
 newtype!(PgId(u32), SLICES_PER_VOLUME_MAX);

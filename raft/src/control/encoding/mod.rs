@@ -12,6 +12,7 @@
 mod macros;
 mod bytes;
 mod fields;
+mod room;
 mod state;
 
 pub use bytes::{DecodeError, EncodeError};

@@ -182,6 +182,31 @@ fn a_restart_begins_with_the_checkpoint() {
     bench.audit();
 }
 
+/// One group, whichever it is, may keep more than others do.
+#[test]
+fn one_group_keeps_much_with_its_applied_index() {
+    let (mut bench, other) = (Bench::small(206), GroupId(8));
+    let head = |fill: u8, bytes: usize| vec![fill; bytes];
+    let (much, too_much) = (1 << 20, (64 << 10) + 1);
+    for group in [G, other] {
+        bench.append_one(group, id(1), b"", Vec::new());
+        bench.store.apply_entries(group, 1, head(0, 9)).expect("applies");
+    }
+    for fill in 1..20 {
+        bench.store.apply_entries(G, 1, head(fill, much)).expect("keeps it");
+        let error = bench.store.apply_entries(other, 1, head(fill, too_much));
+        assert_eq!(error.expect_err("one keeps much").kind(), ErrorKind::Invalid);
+        bench.store.apply_entries(other, 1, head(fill, too_much - 1)).expect("keeps it");
+        bench.call(Request::Checkpoint).expect("a checkpoint");
+        bench = bench.crash().expect("recovers");
+        assert_eq!(bench.store.group_state(G).applied_head, head(fill, much));
+        assert_eq!(bench.store.group_state(other).applied_head, head(fill, too_much - 1));
+        bench.audit();
+    }
+    bench.store.apply_entries(G, 1, head(1, too_much - 1)).expect("keeps less");
+    bench.store.apply_entries(other, 1, head(1, much)).expect("keeps much now");
+}
+
 /// An owner may count from 0: such a log is found again, by the log alone and by a checkpoint.
 #[test]
 fn a_log_may_begin_with_index_0() {

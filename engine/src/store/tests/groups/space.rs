@@ -215,7 +215,7 @@ fn what_a_group_refuses() {
     };
     invalid(&mut bench, GroupRequest::Purge(id(1)));
     assert!(bench.store.apply_entries(G, 2, Vec::new()).is_err());
-    assert!(bench.store.apply_entries(G, 1, vec![0; (64 << 10) + 1]).is_err());
+    assert!(bench.store.apply_entries(G, 1, vec![0; (1 << 20) + 1]).is_err());
     bench.store.apply_entries(G, 1, Vec::new()).expect("applies");
     invalid(&mut bench, GroupRequest::Truncate(1));
     invalid(&mut bench, GroupRequest::Purge(LogId { term: 9, ..id(1) }));
