@@ -53,6 +53,7 @@ fn a_cluster_goes_on_after_all_its_nodes_died() {
     };
     (1..=NODES).for_each(|node| {
         checked(&["scrub", "--json", "--admin", &path(format!("node{node}.sock"))]);
+        checked(&["scrub", "--json", "--store", &path(format!("node{node}.store"))]);
     });
     (0..NODES).for_each(|node| nodes.kill(node).unwrap());
     // What a node holds is checked as the volumes of a single store are.
