@@ -24,6 +24,12 @@ impl LocalStore {
         self.inner.store.borrow().groups()
     }
 
+    /// Groups that it may have.
+    #[must_use]
+    pub fn groups_max(&self) -> usize {
+        self.inner.store.borrow().groups_max()
+    }
+
     /// Whether entries must be given up at once. Cheap; [`LocalGroup::purge_wanted`] says which.
     #[must_use]
     pub fn is_short_for_groups(&self) -> bool {

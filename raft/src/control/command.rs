@@ -172,4 +172,6 @@ pub struct StoreSpec {
     pub weight: Option<u32>,
     /// Holds only witnesses.
     pub witness: bool,
+    /// Placement groups that fit it.
+    pub groups_max: u32,
 }

@@ -20,8 +20,10 @@ pub const GROUPS_MAX: usize = 16_384;
 pub const GROUPS_PER_STORE_TARGET: usize = 8;
 /// Groups made by one command: each must be started, and places are computed while it is applied.
 pub const GROUPS_PER_COMMAND_MAX: usize = 64;
+/// Members of groups on a data store beyond which none is made on it, however many slices want one.
+pub const GROUPS_MADE_PER_STORE_MAX: usize = 4 * GROUPS_PER_STORE_TARGET;
 /// Slices of one group. Each is a volume of the engine on each of the group's stores.
-pub const SLICES_PER_GROUP_MAX: usize = 512;
+pub const SLICES_PER_GROUP_MAX: usize = 384;
 /// Slices of all volumes: the largest part of the state, 4 MiB of numbers.
 pub const SLICES_MAX: usize = 1 << 20;
 /// Slices that are ever made: each has a number of its own, and an engine's volume id made of it.
@@ -81,8 +83,9 @@ pub const LEADS_PER_PLAN_MAX: usize = 16;
 pub const DROPS_PER_PLAN_MAX: usize = 64;
 
 const _: () = assert!(GROUPS_MAX >= STORES_MAX * GROUPS_PER_STORE_TARGET / 2);
-// A store may hold four times its target of groups, all full, and has volumes left.
-const _: () = assert!(4 * GROUPS_PER_STORE_TARGET * SLICES_PER_GROUP_MAX <= GROUP_VOLUMES_MAX);
+// If all of its groups are full, a store has a quarter of its volumes left for those that come.
+const _: () =
+    assert!(GROUPS_MADE_PER_STORE_MAX * SLICES_PER_GROUP_MAX <= GROUP_VOLUMES_MAX / 4 * 3);
 const _: () = assert!(SLICES_PER_GROUP_MAX <= crate::limits::EPOCHS_MAX);
 const _: () = assert!(SLICE_MAX_BYTES <= STORE_MAX_BYTES / 16);
 const _: () = assert!(STORE_MAX_BYTES >> 30 <= WEIGHT_MAX as u64);

@@ -2,6 +2,7 @@
 //!
 //! Plain data; the rules are in [`super::apply`], what must always hold is in [`super::check`].
 
+use super::limits;
 use super::policy::Policy;
 use crate::placement::{Labels, NodeId, StoreId};
 use std::fmt;
@@ -84,6 +85,17 @@ pub struct Store {
     pub weight: u32,
     /// Holds only witnesses.
     pub witness: bool,
+    /// Placement groups that fit it.
+    pub groups_max: u32,
+}
+
+impl Store {
+    /// Members of groups that it may have for another one to be made on it. A quarter of what fits
+    /// is kept for members that come from elsewhere.
+    pub(super) fn groups_made_max(&self) -> usize {
+        let fit = self.groups_max as usize * 3 / 4;
+        if self.witness { fit } else { fit.min(limits::GROUPS_MADE_PER_STORE_MAX) }
+    }
 }
 
 /// A volume of the cluster.

@@ -262,6 +262,8 @@ impl Inner {
             size_bytes: size_bytes.max(STORE_MIN_BYTES),
             weight: None,
             witness: self.options.witness,
+            // One more is who the node is.
+            groups_max: self.store.groups_max() as u32 - 1,
         }
     }
 

@@ -256,6 +256,11 @@ impl Store {
         volumes.filter_map(sized).collect()
     }
 
+    /// Groups that it may have.
+    pub(crate) fn groups_max(&self) -> usize {
+        groups_max(self.segments.segment_blocks())
+    }
+
     /// Whether something may be asked of this group; it may be new.
     fn check_group(&self, id: GroupId) -> Result<()> {
         if self.superblock.version < 2 {
@@ -265,7 +270,7 @@ impl Store {
         if id == GroupId(0) {
             return Err(Error::new(ErrorKind::Invalid, "0 is no group"));
         }
-        let full = self.groups.by_id.len() >= groups_max(self.segments.segment_blocks());
+        let full = self.groups.by_id.len() >= self.groups_max();
         if full && !self.groups.by_id.contains_key(&id) {
             return Err(Error::new(ErrorKind::NoSpace, "the store holds no more groups"));
         }

@@ -234,7 +234,7 @@ pub(in super::super) fn check_spec(spec: &NodeSpec) -> Result<(), Refusal> {
 }
 
 fn checked_store(node: NodeId, spec: &StoreSpec) -> Result<Store, Refusal> {
-    let StoreSpec { device, size_bytes, weight, witness } = *spec;
+    let StoreSpec { device, size_bytes, weight, witness, groups_max } = *spec;
     if !(STORE_MIN_BYTES..=STORE_MAX_BYTES).contains(&size_bytes) {
         return Err(Refusal::StoreSize(size_bytes));
     }
@@ -242,5 +242,5 @@ fn checked_store(node: NodeId, spec: &StoreSpec) -> Result<Store, Refusal> {
     if weight > WEIGHT_MAX {
         return Err(Refusal::Weight(weight));
     }
-    Ok(Store { node, device, size_bytes, weight, witness })
+    Ok(Store { node, device, size_bytes, weight, witness, groups_max })
 }

@@ -66,7 +66,9 @@ impl ControlState {
         let left = limits::GROUPS_MAX - self.groups.len();
         let new = wished.max(needed).min(limits::GROUPS_PER_COMMAND_MAX).min(left);
         let next = u64::from(self.next_group.0);
-        let groups = (next..next + new as u64).map(|number| {
+        let mut held = self.groups_held();
+        let mut groups = Vec::new();
+        for number in next..next + new as u64 {
             let found = topology.choose(number, &policy.rule(), &excluded);
             let (wanted, usable) = (policy.replicas(), found.replicas.len());
             if usable < usize::from(wanted) {
@@ -75,10 +77,28 @@ impl ControlState {
             if policy.witness() && found.witness.is_none() {
                 return Err(Refusal::TooFewStores { wanted: 0, found: 0 });
             }
-            let stores = found.stores().into_iter();
-            Ok(stores.map(|store| Member { store, role: self.voting_role(store) }).collect())
-        });
-        groups.collect()
+            let stores = found.stores();
+            let is_full = |id: &StoreId| held.get(id) >= Some(&self.stores[id].groups_made_max());
+            // Others are not taken instead: the group would be moved to where it belongs.
+            if stores.iter().any(is_full) {
+                break;
+            }
+            stores.iter().for_each(|store| *held.entry(*store).or_default() += 1);
+            let member = |store| Member { store, role: self.voting_role(store) };
+            groups.push(stores.into_iter().map(member).collect());
+        }
+        Ok(groups)
+    }
+
+    /// Groups that are on each store, or are to be.
+    fn groups_held(&self) -> BTreeMap<StoreId, usize> {
+        let mut held = BTreeMap::new();
+        for group in self.groups.values() {
+            let members = group.members.iter().map(|member| member.store);
+            let stores: BTreeSet<StoreId> = members.chain(group.target.iter().copied()).collect();
+            stores.into_iter().for_each(|store| *held.entry(store).or_default() += 1);
+        }
+        held
     }
 
     /// All stores as placement sees them.

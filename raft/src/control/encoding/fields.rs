@@ -25,6 +25,7 @@ record!(StoreSpec, 0, {
     size_bytes: u64,
     weight: Option<u32>,
     witness: bool,
+    groups_max: u32,
 });
 record!(NodeSpec, 0, {
     address: String,

@@ -37,6 +37,7 @@ record!(Store, STORES_MAX, {
     size_bytes: u64,
     weight: u32,
     witness: bool,
+    groups_max: u32,
 });
 record!(Volume, VOLUMES_MAX, {
     name: String,

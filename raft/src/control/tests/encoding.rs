@@ -131,7 +131,7 @@ fn golden_bytes_hold() {
     assert_eq!((bytes.len(), sum(&bytes)), GOLDEN_STATE);
 }
 
-const GOLDEN_STATE: (usize, u64) = (1178, 13_811_103_027_160_857_501);
+const GOLDEN_STATE: (usize, u64) = (1190, 9_159_751_032_068_321_358);
 
 /// FNV-1a: enough to tell whether bytes have changed.
 fn sum(bytes: &[u8]) -> u64 {

@@ -130,5 +130,11 @@ pub(super) fn spec(number: u64, labels: &str) -> NodeSpec {
 pub(super) fn store_spec(number: u64, gib: u64) -> StoreSpec {
     let mut device = [0; 16];
     device[..8].copy_from_slice(&number.to_le_bytes());
-    StoreSpec { device: DeviceUuid(device), size_bytes: gib << 30, weight: None, witness: false }
+    StoreSpec {
+        device: DeviceUuid(device),
+        size_bytes: gib << 30,
+        weight: None,
+        witness: false,
+        groups_max: 255,
+    }
 }

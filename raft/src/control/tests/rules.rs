@@ -147,6 +147,30 @@ fn too_few_stores_are_told_and_avoided_ones_do_not_count() {
     assert_eq!((group.count(Role::Voter), group.count(Role::Witness)), (2, 1));
 }
 
+/// A group that a store could not take would be there in name only.
+#[test]
+fn no_more_groups_are_made_than_stores_take() {
+    for (groups_max, made) in [(16, 12), (255, limits::GROUPS_MADE_PER_STORE_MAX)] {
+        let mut log = Log::with_nodes(3);
+        log.state.stores.values_mut().for_each(|store| store.groups_max = groups_max);
+        let full = (0..).find_map(|number| {
+            let policy = "replicas=3".parse().expect("a policy");
+            let (slice_bytes, size_bytes) = (Some(1 << 30), 64 << 30);
+            let (name, avoid) = (format!("v{number}"), Vec::new());
+            match log.run(Operation::CreateVolume { name, size_bytes, policy, slice_bytes, avoid })
+            {
+                Outcome::Volume(_) => None,
+                other => Some(other),
+            }
+        });
+        assert_eq!(full, Some(Outcome::Refused(Refusal::Full(Bound::Groups))));
+        // The control group is one of them.
+        assert_eq!(log.state.groups().len(), made);
+        let slices: u32 = log.state.groups().values().map(|group| group.slices).sum();
+        assert!(slices as usize > (made - 1) * limits::SLICES_PER_GROUP_MAX - 64, "{slices}");
+    }
+}
+
 #[test]
 fn a_second_attach_fences_the_first() {
     let mut log = Log::with_nodes(3);

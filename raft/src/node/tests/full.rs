@@ -65,7 +65,7 @@ fn spec(number: u64) -> NodeSpec {
 
 fn store(number: u64) -> StoreSpec {
     let device = DeviceUuid([number as u8; 16]);
-    StoreSpec { device, size_bytes: 1 << 44, weight: None, witness: false }
+    StoreSpec { device, size_bytes: 1 << 44, weight: None, witness: false, groups_max: 255 }
 }
 
 fn create(name: String, slices: u64) -> Operation {
@@ -77,7 +77,7 @@ fn create(name: String, slices: u64) -> Operation {
 
 #[test]
 fn a_full_map_leaves_room_to_run_the_cluster() {
-    let mut run = Run::with_nodes(60);
+    let mut run = Run::with_nodes(80);
     let mut volumes: Vec<ClusterVolumeId> = Vec::new();
     // Large ones first, then small ones until nothing fits.
     for slices in [SLICES_PER_VOLUME_MAX as u64, 64] {
