@@ -14,8 +14,6 @@ use crate::table::Workplace;
 use crate::{Result, interrupt, procfs};
 use fleet::Side;
 
-/// Bytes of a request and of a simple reply, but for their payload.
-const NBD_HEADERS_BYTES: u64 = 28 + 16;
 const BLOCK_BYTES: usize = 4096;
 /// Stores have this many times the volume's size,
 const STORE_VOLUMES: u64 = 3;
@@ -45,8 +43,8 @@ struct Seen {
     cpu_micros: Vec<f64>,
     /// Of each server, per byte of payload.
     disk: Vec<f64>,
-    /// Between servers, per byte of payload.
-    network: f64,
+    /// Over the loopback interface, headers of IP and TCP included, per byte of payload.
+    loopback: f64,
 }
 
 impl Seen {
@@ -130,9 +128,8 @@ fn one(side: &Side, load: &Load) -> Result<Seen> {
         cpu_micros.push((cpu - cpu_before).as_secs_f64() * 1e6 / requests);
         disk.push((bytes - bytes_before) as f64 / payload);
     }
-    let client = outcome.requests * (NBD_HEADERS_BYTES + load.request_bytes as u64);
-    let network = loopback.saturating_sub(client) as f64 / payload;
-    Ok(Seen { outcome, cpu_micros, disk, network })
+    let loopback = loopback as f64 / payload;
+    Ok(Seen { outcome, cpu_micros, disk, loopback })
 }
 
 /// Hundredths of a core that each server uses while nobody asks anything of it.
@@ -186,7 +183,8 @@ fn report(seen: &[Vec<Pair>], idle: &[f64]) -> String {
             of(&|pair| pair.cluster.cpu()),
             cpu.join(", "),
             disk.join(", "),
-            of(&|pair| pair.cluster.network),
+            // Of a single server it is what the client and its connection take.
+            of(&|pair| pair.cluster.loopback - pair.single.loopback),
         );
     }
     let idle: Vec<String> = idle.iter().map(|used| format!("{used:.1} %")).collect();
