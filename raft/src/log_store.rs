@@ -62,6 +62,8 @@ struct Inner {
     durable: WatchSender<Durable>,
     /// Truncations so far: what was appended before one may be gone when it becomes durable.
     truncations: Cell<u64>,
+    /// How far the log was durable when [`LogStore::stands_still`] was asked last.
+    looked: Cell<Option<u64>>,
     mending: Mending,
 }
 
@@ -114,6 +116,7 @@ impl LogStore {
                 purged,
                 durable,
                 truncations,
+                looked: Cell::default(),
                 mending: Mending::default(),
             }),
         };
@@ -277,6 +280,12 @@ impl LogStore {
         if let Some(upto) = wanted.filter(|upto| Some(*upto) > self.inner.purged.get()) {
             self.give_up(upto);
         }
+    }
+
+    /// Whether entries wait to become durable, and none has since this was last asked.
+    pub(crate) fn stands_still(&self) -> bool {
+        let durable = self.inner.durable.borrow_watched().upto;
+        self.inner.looked.replace(durable) == durable && self.last().index() > durable
     }
 
     /// The index to begin with, where `start` is asked for.

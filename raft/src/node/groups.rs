@@ -189,8 +189,11 @@ impl Inner {
     pub(super) async fn purge_logs(&self) {
         for replica in self.all_replicas() {
             let Some(upto) = purgeable(&replica) else { continue };
-            // A leader gives up nothing that is on its way to others, unless it cannot go on.
-            if !replica.leads() {
+            // A leader gives up nothing that is on its way to others, unless it cannot go on: what
+            // its followers have committed it cannot apply until it has it on its own device, and
+            // while it waits for that room, openraft makes no snapshot and gives nothing up.
+            let stands_still = replica.log.stands_still();
+            if stands_still || !replica.leads() {
                 replica.log.relieve();
             }
             // One that waits for room takes no orders, and must not keep others from making some.

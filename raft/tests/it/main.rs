@@ -5,6 +5,7 @@ mod cluster;
 mod encoding;
 mod lab;
 mod node;
+mod overwrite;
 mod pitfalls;
 mod prompt;
 mod runtime;
