@@ -176,7 +176,7 @@ fn header_is_legal(frame: &[u8], sequence: u64, greeting: bool) -> bool {
     let kind = frame[14];
     let head_max = match kind {
         1 => 512,
-        2 | 3 | 5 => 256 << 10,
+        2 | 3 | 5 => (1 << 20) + (64 << 10),
         4 | 7 => 256,
         6 | 8 => 0,
         _ => return false,
