@@ -127,7 +127,7 @@ impl Nodes {
     /// What `ashlar cluster status --json` says at a node.
     pub fn status(&self, node: usize) -> Result<Value> {
         let mut command = Command::new(binary::ashlar()?);
-        let socket = self.directory.join(format!("node{}.sock", node + 1));
+        let socket = self.directory.join(format!("node{}.store.sock", node + 1));
         command.args(["cluster", "status", "--json", "--admin"]).arg(socket);
         let output = command.output().map_err(|e| format!("cannot start {command:?}: {e}"))?;
         serde_json::from_slice(&output.stdout).map_err(|e| {

@@ -24,7 +24,7 @@ pub const GROUPS_PER_COMMAND_MAX: usize = 64;
 pub const GROUPS_MADE_PER_STORE_MAX: usize = 4 * GROUPS_PER_STORE_TARGET;
 /// Slices of one group. Each is a volume of the engine on each of the group's stores.
 pub const SLICES_PER_GROUP_MAX: usize = 384;
-/// Slices of all volumes: the largest part of the state, 4 MiB of numbers.
+/// Slices of all volumes that a state may name; what its bytes may be is reached long before.
 pub const SLICES_MAX: usize = 1 << 20;
 /// Slices that are ever made: each has a number of its own, and an engine's volume id made of it.
 pub const SLICE_NUMBERS_MAX: u32 = (1 << 31) - 1;

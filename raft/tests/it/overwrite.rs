@@ -2,44 +2,32 @@
 //! log, and whichever member is the slow one.
 //! Method: many large writes at once through the leader, in a simulated world.
 
-use crate::node::{STORE_BYTES, cluster, disk, filled, policy, until, voters};
+use crate::node::{PARTS, STORE_BYTES, disk, filled, with_volume};
 use ashlar_engine::reactor::Reactor;
 use ashlar_engine::reactor::sim::{DiskFaults, Latency, World, WorldOptions};
-use ashlar_raft::control::{Operation, PgId};
 use futures_util::future::join_all;
 use std::time::Duration;
 
-const VOLUME_BYTES: u64 = 32 << 20;
+/// Of each write, and of each part of the volume.
 const WRITE_BYTES: usize = 1 << 20;
 const WRITERS: u64 = 4;
 
 async fn overwrite(reactor: &Reactor) {
-    let nodes = cluster(reactor, 3).await;
-    until(reactor, "the control group has three voters", || {
-        nodes.iter().all(|node| voters(node, PgId::CONTROL) == 3)
-    })
-    .await;
-    let create = Operation::CreateVolume {
-        name: "vm0".into(),
-        size_bytes: VOLUME_BYTES,
-        policy: policy("replicas=3"),
-        slice_bytes: None,
-        avoid: Vec::new(),
-    };
-    nodes[0].command(create).await.expect("is created");
-    until(reactor, "the volume is known", || nodes[0].open_volume("vm0").is_ok()).await;
+    let nodes = with_volume(reactor).await;
     let volume = nodes[0].open_volume("vm0").expect("is there");
     let writers = (0..WRITERS).map(|writer| {
         let volume = &volume;
         async move {
             for turn in (writer..3 * STORE_BYTES / WRITE_BYTES as u64).step_by(WRITERS as usize) {
-                let at = turn * WRITE_BYTES as u64 % VOLUME_BYTES;
+                let at = turn % u64::from(PARTS) * WRITE_BYTES as u64;
                 let data = filled(reactor, WRITE_BYTES, turn as u8);
                 volume.write(at, data).await.unwrap_or_else(|error| panic!("{turn}: {error}"));
             }
         }
     });
-    join_all(writers).await;
+    // Of simulated time: far more than it takes.
+    let done = reactor.within(Duration::from_secs(600), join_all(writers)).await;
+    done.expect("writes go on");
     drop(volume);
     for node in nodes {
         node.shutdown().await;

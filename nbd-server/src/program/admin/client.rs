@@ -27,11 +27,8 @@ pub(crate) fn ask(place: &StoreArgs, request: &Request) -> Result<Value> {
     }
     let path = place.store();
     let socket = store::admin_socket(&path);
-    // The second is where `ashlar cluster local` has it.
-    for socket in [&socket, &path.with_extension("sock")] {
-        if let Some(report) = ask_server(socket, request)? {
-            return Ok(report);
-        }
+    if let Some(report) = ask_server(&socket, request)? {
+        return Ok(report);
     }
     if matches!(request, Request::Scrub {}) {
         let check =

@@ -6,6 +6,7 @@ use super::settings;
 use crate::program::admin::cluster_report::AdmittedReport;
 use crate::program::failure::{Failure, Result};
 use crate::program::size::Size;
+use crate::program::store;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -34,8 +35,12 @@ impl Folder {
         self.file(node, "toml")
     }
 
+    fn store(&self, node: u16) -> PathBuf {
+        self.file(node, "store")
+    }
+
     pub(super) fn socket(&self, node: u16) -> PathBuf {
-        self.file(node, "sock")
+        store::admin_socket(&self.store(node))
     }
 
     pub(super) fn pid_file(&self, node: u16) -> PathBuf {
@@ -83,10 +88,9 @@ impl Folder {
     fn write(&self, node: u16, own: &str, size: Size) -> Result<()> {
         let text = format!(
             "{own}listen = [\"{}\"]\nstore = {:?}\nsize = \"{size}\"\n\
-             admin = {:?}\npid-file = {:?}\n",
+             pid-file = {:?}\n",
             free_address()?,
-            self.file(node, "store"),
-            self.socket(node),
+            self.store(node),
             self.pid_file(node),
         );
         let path = self.config(node);
