@@ -97,6 +97,9 @@ pub enum Class {
     Double,
     /// One of three replicas is a witness, without blocks.
     Witness,
+    /// Volumes that their stores hardly hold, overwritten without pauses, and one host whose disk
+    /// is slower than the others all the time.
+    Tight,
 }
 
 impl Class {
@@ -127,7 +130,7 @@ impl Class {
     ];
 
     /// The classes of clusters, and in how many of their seeds of 100 each is.
-    pub const CLUSTER: [(Class, u64); 29] = [
+    pub const CLUSTER: [(Class, u64); 30] = [
         (Class::Latency, 60),
         (Class::Stall, 15),
         (Class::Split, 30),
@@ -157,6 +160,7 @@ impl Class {
         (Class::Takeover, 40),
         (Class::Double, 30),
         (Class::Witness, 15),
+        (Class::Tight, 8),
     ];
 
     /// Its name on the command line.

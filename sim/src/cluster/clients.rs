@@ -86,7 +86,12 @@ async fn worker(lab: Rc<ClusterLab>, seat: Seat) {
             return;
         }
         // Bursts, so that writes gather; and pauses, so that there are some at every time.
-        if lab.percent(if lab.budget.get() > 0 { 40 } else { 80 }) {
+        let pauses = match lab.budget.get() {
+            0 => 80,
+            _ if lab.plan.has(Class::Tight) => 5,
+            _ => 40,
+        };
+        if lab.percent(pauses) {
             lab.reactor.sleep(Duration::from_micros(lab.below(300_000))).await;
         }
     }
@@ -95,13 +100,15 @@ async fn worker(lab: Rc<ClusterLab>, seat: Seat) {
 fn range(lab: &ClusterLab, kept: &Kept) -> Range<u64> {
     let sectors = kept.volume.sectors();
     let unit = if lab.plan.has(Class::Partial) && lab.percent(60) { 1 } else { BLOCK_SECTORS };
-    let heavy = lab.plan.has(Class::Heavy) && lab.percent(50);
-    let most = match heavy {
-        true => 2048,
-        false if lab.percent(80) => 16,
-        false => 256,
+    let tight = lab.plan.has(Class::Tight);
+    let heavy = lab.plan.fills() && lab.percent(if tight { 80 } else { 50 });
+    let (least, most) = match heavy {
+        true if tight => (1024, 1024),
+        true => (1, 2048),
+        false if lab.percent(80) => (1, 16),
+        false => (1, 256),
     };
-    let count = (1 + lab.below(most)).next_multiple_of(unit).min(sectors);
+    let count = (least + lab.below(most)).next_multiple_of(unit).min(sectors);
     let hot = if lab.percent(60) { (count + 32).min(sectors) } else { sectors };
     let first = lab.below(hot - count + 1) / unit * unit;
     first..first + count
@@ -213,7 +220,7 @@ async fn change(lab: &ClusterLab, seat: &Seat, handle: HandleId) -> bool {
         Answer::Done => Fate::Done,
         Answer::Error(errno) => {
             let fenced = seat.kept.writers.borrow().may_be_fenced(handle);
-            let full = errno == Errno::NoSpace as u32 && lab.plan.has(Class::Heavy);
+            let full = errno == Errno::NoSpace as u32 && lab.plan.fills();
             refused(lab, seat, request, errno, fenced || full || lab.may_fail(since));
             Fate::Lost
         }

@@ -162,7 +162,7 @@ async fn begin(lab: &Rc<ClusterLab>, kind: Class) -> Option<Lift> {
 
 /// A disk that is slow, fails or has no more room.
 fn trouble_disk(lab: &ClusterLab, kind: Class, site: Rc<Site>) -> Lift {
-    let mut faults = lab.plan.disk.clone();
+    let mut faults = lab.plan.disk_of(site.number);
     match kind {
         Class::SlowDisk => {
             faults.latency = Latency::around(Duration::from_millis(5 + lab.below(60)));
@@ -246,9 +246,9 @@ async fn end(lab: &Rc<ClusterLab>, lift: Lift) {
             site.disturb();
         }
         Lift::TakeBack(site) => drain(lab, &site, false).await,
-        Lift::Disk(site) => site.set_disk(lab.plan.disk.clone()),
+        Lift::Disk(site) => site.set_disk(lab.plan.disk_of(site.number)),
         Lift::Restart(site) => {
-            site.set_disk(lab.plan.disk.clone());
+            site.set_disk(lab.plan.disk_of(site.number));
             site.crash(lab, Crash::Kill);
             site.start(lab).await;
         }
@@ -264,7 +264,8 @@ pub async fn heal(lab: &Rc<ClusterLab>) {
         if let Some(machine) = site.machine() {
             machine.pause(false);
         }
-        site.set_disk(DiskFaults { latency: lab.plan.disk.latency, ..DiskFaults::default() });
+        let latency = lab.plan.disk_of(site.number).latency;
+        site.set_disk(DiskFaults { latency, ..DiskFaults::default() });
         if site.has_failed() {
             site.crash(lab, Crash::Kill);
         }

@@ -29,6 +29,8 @@ pub struct ClusterPlan {
     pub depth: u32,
     /// Disks, all the time.
     pub disk: DiskFaults,
+    /// A node whose disk is slower than the others, and how long it takes for an operation.
+    pub slow: Option<(u32, Duration)>,
     /// Sockets, all the time.
     pub net: NetFaults,
 }
@@ -54,6 +56,7 @@ impl ClusterPlan {
             owners: if takeover { 2 } else { 1 },
             depth: 1 + random.below(4) as u32,
             disk: DiskFaults::default(),
+            slow: None,
             net: NetFaults::default(),
         };
         if plan.has(Class::Heavy) {
@@ -62,10 +65,36 @@ impl ClusterPlan {
             plan.troubles = plan.troubles.min(3);
             plan.requests = plan.requests.min(250);
         }
+        if plan.has(Class::Tight) {
+            let mut random = RandomStream::named(seed, "tight plan");
+            plan.volume_bytes = (20 + random.below(9)) * (1 << 20) / u64::from(plan.volumes);
+            plan.depth = 4 + random.below(5) as u32;
+            plan.troubles = plan.troubles.min(2);
+            plan.requests = 800;
+            // The first one serves the first writer, so that it leads.
+            let node = [1, 1, 2, 3][random.below(4) as usize];
+            plan.slow = Some((node, Duration::from_millis(1 + random.below(15))));
+        }
         plan.troubles = plan.troubles.min(limits.lives.unwrap_or(u32::MAX));
         plan.requests = plan.requests.min(limits.requests.unwrap_or(u32::MAX));
         plan.draw_faults(seed);
         plan
+    }
+
+    /// Whether stores may be without room.
+    #[must_use]
+    pub fn fills(&self) -> bool {
+        self.has(Class::Heavy) || self.has(Class::Tight)
+    }
+
+    /// Faults of a node's disk, all the time.
+    #[must_use]
+    pub fn disk_of(&self, number: u32) -> DiskFaults {
+        let mut disk = self.disk.clone();
+        if let Some((_, latency)) = self.slow.filter(|(slow, _)| *slow == number) {
+            disk.latency = Latency::around(latency);
+        }
+        disk
     }
 
     /// Replicas of a volume that have blocks.

@@ -60,7 +60,7 @@ impl Site {
     #[must_use]
     pub fn new(world: &World, plan: &ClusterPlan, number: u32) -> Site {
         let disk = world.create_disk(path(number, 0), STORE_BYTES);
-        disk.set_faults(plan.disk.clone());
+        disk.set_faults(plan.disk_of(number));
         Site {
             number,
             witness: plan.is_witness(number),
@@ -244,7 +244,7 @@ impl Site {
         self.wiped.set(wiped);
         self.formatted.set(false);
         let disk = lab.world.create_disk(path(self.number, wiped), STORE_BYTES);
-        disk.set_faults(lab.plan.disk.clone());
+        disk.set_faults(lab.plan.disk_of(self.number));
         self.disk.replace(disk);
         lab.log(|| format!("node {} has lost its disk", self.number));
     }

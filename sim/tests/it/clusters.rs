@@ -129,3 +129,9 @@ fn a_witness_keeps_two_replicas_going() {
     with_only(&[Class::Witness, Class::NodeKill, Class::NodePower], 2);
     with_only(&[Class::Witness, Class::Heavy, Class::NodeKill], 1);
 }
+
+/// Volumes that stores hardly hold, overwritten without pauses while one disk is slow.
+#[test]
+fn tight_stores_go_on() {
+    with_only(&[Class::Tight], 2);
+}
