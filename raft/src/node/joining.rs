@@ -123,9 +123,9 @@ impl Inner {
         let incarnation = self.options.started.max(before + 1);
         let store = stored.map_or(StoreId(0), |stored| stored.store);
         let node = self.options.id;
-        relieve(&self.store).await?;
         let witness = self.options.witness;
-        Stored { cluster, node, store, incarnation, witness }.save(&self.store).await?;
+        let stored = Stored { cluster, node, store, incarnation, witness };
+        self.with_room(stored.save(&self.store)).await?;
         self.incarnation.set(incarnation);
         self.store_id.set(store);
         let peers = make_peers(self, cluster);
@@ -138,14 +138,26 @@ impl Inner {
             set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
         }
         self.peers.replace(Some(peers));
+        self.spawn(purge(Rc::clone(self)));
         self.restart_members().await?;
         self.spawn(follow(Rc::clone(self)));
         self.spawn(news::run(Rc::clone(self)));
         self.spawn(planner::run(Rc::clone(self)));
-        self.spawn(purge(Rc::clone(self)));
         self.spawn(super::scrub::run(Rc::clone(self)));
         self.spawn(make_known(Rc::clone(self), cluster));
         Ok(())
+    }
+
+    /// Does something that needs room in the store, before members run that would give up entries
+    /// for it: room that the store can do with at first may run out meanwhile.
+    async fn with_room(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            relieve(&self.store).await?;
+            if let Some(done) = self.reactor.within(PURGE_INTERVAL_SHORT, work.as_mut()).await {
+                return done;
+            }
+        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
