@@ -3,6 +3,7 @@
 
 mod full;
 mod members;
+mod room;
 
 use super::answer::{self, Fault, decode_extents, encode_extents};
 use super::message::{EntryName, Message, Range};

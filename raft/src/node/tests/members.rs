@@ -26,7 +26,14 @@ const STORE_BYTES: u64 = 128 << 20;
 async fn alone(reactor: &Reactor) -> Node {
     let device = reactor.open_device("disk", &DeviceOptions::default()).expect("opens");
     let store = LocalStore::create(reactor, device, STORE_BYTES).await.expect("is made");
-    let options = NodeOptions {
+    let node = Node::start(reactor, store, options()).await.expect("starts");
+    node.init("replicas=3".parse().expect("a policy")).await.expect("makes a cluster");
+    node
+}
+
+/// Of node 1.
+pub(super) fn options() -> NodeOptions {
+    NodeOptions {
         id: NodeId(1),
         cluster: None,
         listen: parse_address("10.0.0.1:7400").expect("an address"),
@@ -37,10 +44,7 @@ async fn alone(reactor: &Reactor) -> Node {
         witness: false,
         started: 0,
         timing: Timing::default(),
-    };
-    let node = Node::start(reactor, store, options).await.expect("starts");
-    node.init("replicas=3".parse().expect("a policy")).await.expect("makes a cluster");
-    node
+    }
 }
 
 /// Runs a program with a node, and its member of the control group.
