@@ -133,5 +133,5 @@ fn a_witness_keeps_two_replicas_going() {
 /// Volumes that stores hardly hold, overwritten without pauses while one disk is slow.
 #[test]
 fn tight_stores_go_on() {
-    with_only(&[Class::Tight], 2);
+    with_only(&[Class::Tight], 1);
 }
