@@ -139,7 +139,7 @@ impl Inner {
         }
         self.peers.replace(Some(peers));
         self.spawn(purge(Rc::clone(self)));
-        self.restart_members().await?;
+        self.restart_members().await;
         self.spawn(follow(Rc::clone(self)));
         self.spawn(news::run(Rc::clone(self)));
         self.spawn(planner::run(Rc::clone(self)));
@@ -166,17 +166,16 @@ impl Inner {
     }
 
     /// Starts the control group's member first, if there is one here: it has the map.
-    async fn restart_members(self: &Rc<Inner>) -> Result<()> {
+    async fn restart_members(self: &Rc<Inner>) {
         let has_control = self.store.groups().iter().any(|group| group.0 == PgId::CONTROL.0);
         if self.store_id.get() == StoreId(0) || !has_control {
-            return Ok(());
+            return;
         }
         if let Err(error) = self.start_replica(PgId::CONTROL).await {
             self.troubles.borrow_mut().insert(PgId::CONTROL, error.to_string());
         }
         self.set_peers();
         self.runtime.enter(self.follow_map()).await;
-        Ok(())
     }
 
     /// The other nodes that members of this one know by their groups' logs, and their addresses:
