@@ -78,7 +78,7 @@ pub const APPLY_ENTRIES_MAX: usize = 64;
 
 /// How long a member that has all entries is not told that more of them are committed, if entries
 /// that say so may come: more than the time between two writes of a client that waits for each.
-pub const COMMIT_HELD_MAX: Duration = Duration::from_millis(2);
+pub const COMMIT_HELD_MAX: Duration = Duration::from_millis(10);
 
 /// Blocks of one piece of a snapshot: 1 MiB.
 pub const SNAPSHOT_PIECE_BLOCKS: u64 = (1 << 20) / BLOCK_SIZE_BYTES as u64;

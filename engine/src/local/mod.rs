@@ -421,8 +421,8 @@ async fn drive(inner: Rc<Inner>) {
                 timer = None;
                 return Poll::Pending;
             };
-            // Moved with every write: a timer that rings during the next one costs a system call.
-            if timer.as_ref().is_none_or(|(set, _)| *set != at) {
+            // Later with every write: one that was set before rings for nothing, but once.
+            if timer.as_ref().is_none_or(|(set, _)| *set > at) {
                 timer = Some((at, Box::pin(inner.reactor.sleep_until(at))));
             }
             let rang = timer.as_mut().is_some_and(|(_, t)| t.as_mut().poll(context).is_ready());

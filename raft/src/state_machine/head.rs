@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 const VERSION: u8 = 1;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedHead {
-    /// The members, and the entry that brought them.
-    pub membership: StoredMembership,
+    membership: StoredMembership,
+    /// Its encoding, which is needed with everything that is applied, while it hardly ever changes.
+    membership_bytes: Vec<u8>,
     /// The control group's own state.
     pub control: Vec<u8>,
     proposers: BTreeMap<u64, Proposer>,
@@ -58,7 +59,37 @@ impl Proposer {
     }
 }
 
+impl Default for AppliedHead {
+    fn default() -> AppliedHead {
+        let membership = StoredMembership::default();
+        let bytes = encode_stored_membership(&membership);
+        AppliedHead {
+            membership,
+            membership_bytes: bytes.expect("invariant: no members are not too many"),
+            control: Vec::new(),
+            proposers: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+        }
+    }
+}
+
 impl AppliedHead {
+    /// The members, and the entry that brought them.
+    #[must_use]
+    pub fn membership(&self) -> &StoredMembership {
+        &self.membership
+    }
+
+    /// Replaces the members.
+    ///
+    /// # Errors
+    /// If there are too many of them, or sets of voters; nothing has changed then.
+    pub fn set_membership(&mut self, membership: StoredMembership) -> Result<(), EncodingError> {
+        self.membership_bytes = encode_stored_membership(&membership)?;
+        self.membership = membership;
+        Ok(())
+    }
+
     /// Judges the write of the entry `index`. Its changes are to be done only if so said.
     pub fn write(&mut self, index: u64, write: &Write) -> (Outcome, bool) {
         let known = self.proposers.get(&write.proposer);
@@ -130,12 +161,14 @@ impl AppliedHead {
     /// Its bytes.
     ///
     /// # Errors
-    /// If the membership or the control group's state is too large.
+    /// If the control group's state is too large.
     pub fn encode(&self) -> Result<Vec<u8>, EncodingError> {
-        let mut into = vec![VERSION];
-        let membership = encode_stored_membership(&self.membership)?;
-        into.extend((membership.len() as u16).to_le_bytes());
-        into.extend(membership);
+        let numbers = self.proposers.len() * 4 + self.epochs.len() * 2 + 2;
+        let others = self.membership_bytes.len() + self.control.len();
+        let mut into = Vec::with_capacity(others + numbers * size_of::<u64>());
+        into.push(VERSION);
+        into.extend((self.membership_bytes.len() as u16).to_le_bytes());
+        into.extend_from_slice(&self.membership_bytes);
         into.extend((self.proposers.len() as u16).to_le_bytes());
         for (id, proposer) in &self.proposers {
             for number in [*id, proposer.highest, proposer.applied, proposer.used] {
@@ -150,7 +183,7 @@ impl AppliedHead {
         let of = "bytes of the control state";
         let control = bounded(of, CONTROL_STATE_MAX_BYTES, self.control.len())?;
         into.extend((control as u32).to_le_bytes());
-        into.extend(&self.control);
+        into.extend_from_slice(&self.control);
         Ok(into)
     }
 
@@ -161,7 +194,8 @@ impl AppliedHead {
     pub fn decode(bytes: &[u8]) -> Result<AppliedHead, EncodingError> {
         let mut bytes = Bytes::of_version(VERSION, bytes)?;
         let len = bounded("bytes of a membership", MEMBERSHIP_MAX_BYTES + 32, bytes.u16()?.into())?;
-        let membership = decode_stored_membership(bytes.take(len)?)?;
+        let membership_bytes = bytes.take(len)?.to_vec();
+        let membership = decode_stored_membership(&membership_bytes)?;
         let count = bounded("proposers", PROPOSERS_MAX, bytes.u16()?.into())?;
         let mut proposers = BTreeMap::new();
         for _ in 0..count {
@@ -185,6 +219,6 @@ impl AppliedHead {
         let len = bounded(of, CONTROL_STATE_MAX_BYTES, bytes.u32()? as usize)?;
         let control = bytes.take(len)?.to_vec();
         bytes.end()?;
-        Ok(AppliedHead { membership, control, proposers, epochs })
+        Ok(AppliedHead { membership, membership_bytes, control, proposers, epochs })
     }
 }

@@ -95,7 +95,7 @@ impl StateMachine {
     fn snapshot(&self) -> io::Result<GroupSnapshot> {
         let meta = GroupSnapshotMeta {
             last_log_id: self.applied,
-            last_membership: self.head.membership.clone(),
+            last_membership: self.head.membership().clone(),
         };
         let head = self.head.encode().map_err(io::Error::other)?;
         let volumes = self.log.group().volumes();
@@ -103,13 +103,17 @@ impl StateMachine {
     }
 
     /// Decides what becomes of an entry. Those whose changes do not count are added to `skipped`.
-    fn judge(&mut self, entry: &Entry, skipped: &mut Vec<u64>) -> Outcome {
+    ///
+    /// # Errors
+    /// If it brings members that cannot be kept.
+    fn judge(&mut self, entry: &Entry, skipped: &mut Vec<u64>) -> io::Result<Outcome> {
         let index = entry.log_id.index();
-        match &entry.payload {
+        Ok(match &entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
             EntryPayload::Membership(membership) => {
                 let id = Some(entry.log_id);
-                self.head.membership = StoredMembership::new(id, membership.clone());
+                let stored = StoredMembership::new(id, membership.clone());
+                self.head.set_membership(stored).map_err(io::Error::other)?;
                 Outcome::Nothing
             }
             EntryPayload::Normal(Proposal::Write(write)) => {
@@ -130,7 +134,7 @@ impl StateMachine {
                 }
                 None => Outcome::Nothing,
             },
-        }
+        })
     }
 
     /// Applies what was judged, then answers.
@@ -163,7 +167,7 @@ impl RaftStateMachine<Config> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.applied, self.head.membership.clone()))
+        Ok((self.applied, self.head.membership().clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -173,7 +177,7 @@ impl RaftStateMachine<Config> for StateMachine {
         let mut judged = Judged::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let outcome = self.judge(&entry, &mut judged.skipped);
+            let outcome = self.judge(&entry, &mut judged.skipped)?;
             judged.last = Some(entry.log_id());
             judged.answers.extend(responder.map(|responder| (responder, outcome)));
             judged.count += 1;

@@ -6,6 +6,7 @@
 //! Must never know: tasks, what the bytes mean.
 #![allow(unsafe_code)] // Entries name memory by address, and the enter call is raw.
 
+mod alarm;
 mod connect;
 mod device;
 mod doorbell;
@@ -23,6 +24,7 @@ use super::{Address, BlockDevice, DeviceOptions, Listener, LocalBox, Stats, Stre
 use crate::buffer::BufferPool;
 use crate::error::Result;
 use crate::units::Nanos;
+use alarm::Alarms;
 use device::{FileDevice, Transfer};
 use doorbell::EventFd;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -39,6 +41,8 @@ use std::time::Duration;
 const DOORBELL: u64 = 0;
 /// `user_data` of cancellations, whose own results say nothing.
 const CANCEL: u64 = u64::MAX;
+/// `user_data` of the first alarm; the others' are counted up. No operation's key is as large.
+const ALARM: u64 = u64::MAX << 8;
 /// Completions of devices delivered in a turn. A disk that was busy hands over many at once: the
 /// first answers leave, and the first new requests reach the disk, while the rest are worked on.
 const DELIVERED_MAX: usize = 16;
@@ -65,6 +69,7 @@ struct Ring {
     reaped: RefCell<VecDeque<(u64, i32)>>,
     doorbell: Arc<EventFd>,
     doorbell_armed: Cell<bool>,
+    alarms: Alarms,
     closed: Cell<bool>,
     enters: Cell<u64>,
     ops_submitted: Cell<u64>,
@@ -173,6 +178,7 @@ impl Ring {
             match entry.user_data() {
                 DOORBELL => self.doorbell_rang(entry.flags()),
                 CANCEL => {}
+                alarm @ ALARM.. => self.alarms.done(alarm - ALARM, entry.result()),
                 key if matches!(self.ops.borrow_mut().get_mut(key), Some(Op::Device(..))) => {
                     self.reaped.borrow_mut().push_back((key, entry.result()));
                 }
@@ -204,6 +210,24 @@ impl Ring {
         }
     }
 
+    /// Whether an alarm ends the next wait at `deadline`, or before. If not, the wait itself must.
+    fn alarm(&self, deadline: Nanos) -> bool {
+        if self.alarms.cover(deadline) {
+            return true;
+        }
+        let mut io = self.io.borrow_mut();
+        let mut submission = io.submission();
+        // An alarm behind a full queue would be set too late.
+        if submission.is_full() || !self.backlog.borrow().is_empty() {
+            return false;
+        }
+        let Some((number, entry)) = self.alarms.set(deadline) else { return false };
+        // SAFETY: the time it names is in place until the alarm's completion was reaped.
+        let pushed = unsafe { submission.push(&entry.user_data(ALARM + number)) };
+        pushed.expect("invariant: the queue is not full");
+        true
+    }
+
     fn arm_doorbell(&self) {
         if !self.doorbell_armed.replace(true) {
             let entry = opcode::PollAdd::new(self.doorbell.fd(), libc::POLLIN as u32)
@@ -233,6 +257,7 @@ impl RingBackend {
         let doorbell = Arc::new(EventFd::new()?);
         let ring = Ring {
             io: RefCell::new(io),
+            alarms: Alarms::new(support.alarms),
             support,
             ops: RefCell::new(Slab::new()),
             backlog: RefCell::default(),
@@ -258,7 +283,8 @@ impl Backend for RingBackend {
         ring.push_backlog();
         match wait {
             Wait::Until(deadline) if !ring.has_completions() => {
-                ring.enter(1, deadline.map(|deadline| deadline.since(self.now())));
+                let uncovered = deadline.filter(|deadline| !ring.alarm(*deadline));
+                ring.enter(1, uncovered.map(|deadline| deadline.since(self.now())));
             }
             _ if ring.must_enter() => ring.enter(0, None),
             _ => {}

@@ -31,6 +31,8 @@ pub(super) struct Support {
     pub(super) write_vectored_fixed: bool,
     /// A poll that stays armed.
     pub(super) multishot_poll: bool,
+    /// Time-outs by the clock that [`boot_time`] reads.
+    pub(super) alarms: bool,
     /// Free places in the table of registered files.
     pub(super) file_slots: RefCell<Vec<u32>>,
 }
@@ -56,6 +58,8 @@ pub(super) fn build(pool: &BufferPool, steps: &[Step]) -> Result<(IoUring, Suppo
         write_vectored_fixed: probed && probe.is_supported(opcode::WritevFixed::CODE),
         // As old as the resource tags (5.13), which have a flag of their own.
         multishot_poll: io.params().is_feature_resource_tagging(),
+        // Of 5.15; the flag is of 5.17.
+        alarms: io.params().is_feature_linked_file(),
         file_slots: RefCell::new(if files { (0..FILES_MAX).rev().collect() } else { Vec::new() }),
     };
     tracing::debug!(

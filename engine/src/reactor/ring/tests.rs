@@ -15,6 +15,7 @@ fn every_step_of_the_setup_conforms() {
         if number > 0 {
             ring.support.write_vectored_fixed = false;
             ring.support.multishot_poll = false;
+            ring.alarms = Alarms::new(false);
             ring.support.file_slots.borrow_mut().clear();
         }
         let reactor = Reactor::with_backend(Box::new(backend), pool);
@@ -71,6 +72,42 @@ async fn posted_from_a_thread(reactor: &Reactor) {
         assert_eq!(receiver.recv().await, Some(number));
     }
     posting.expect("starts").join().expect("ends well");
+}
+
+#[test]
+fn waits_share_an_alarm_until_a_timer_is_due_before_it() {
+    let pool = BufferPool::new(PoolOptions::default());
+    let backend = RingBackend::new(&pool).expect("this kernel has it");
+    let ring = Rc::clone(&backend.ring);
+    if !ring.support.alarms {
+        return;
+    }
+    let reactor = Reactor::with_backend(Box::new(backend), pool);
+    let wait = |limit| {
+        let remote = reactor.remote();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let posting = std::thread::Builder::new().spawn(move || {
+            remote.post(|| {
+                sender.send(()).expect("is waited for");
+            })
+        });
+        assert!(reactor.block_on(reactor.within(limit, receiver)).is_some());
+        assert!(posting.expect("starts").join().expect("ends well"));
+        ring.alarms.len()
+    };
+    let long = Duration::from_secs(600);
+    // Until one was really waited for.
+    while wait(long) == 0 {}
+    // Each of these may last longer than the one before.
+    for _ in 0..20 {
+        assert_eq!(wait(long), 1);
+    }
+    while wait(long / 2) == 1 {}
+    assert_eq!((wait(long / 2), wait(long)), (2, 2));
+    let start = reactor.now();
+    reactor.block_on(reactor.sleep(Duration::from_millis(20)));
+    assert!(reactor.now().since(start) >= Duration::from_millis(20));
+    reactor.shutdown();
 }
 
 #[test]
