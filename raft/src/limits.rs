@@ -102,9 +102,13 @@ pub const SNAPSHOT_CALL_MAX: Duration = Duration::from_secs(30);
 pub const PROPOSALS_UNDER_WAY: usize = 4;
 /// Writes that must have gathered for another proposal while one is under way: a proposal costs
 /// all members about as much as so many writes in it,
-pub const PROPOSAL_WORTH_CHANGES: usize = 24;
+pub const PROPOSAL_WORTH_CHANGES: usize = 48;
 /// or their blocks: 256 KiB keep a network and a disk busy.
 pub const PROPOSAL_WORTH_BLOCKS: usize = 64;
+/// Longest time for which writes that wait are held until others come to share their proposal,
+pub const GATHER_MAX: Duration = Duration::from_micros(500);
+/// and proposals, at most, after which that is not tried where nobody came.
+pub const GATHER_SKIPPED_MAX: u32 = 64;
 /// Writes of one writer that wait to be proposed; a further one waits for room.
 pub const WRITES_WAITING_MAX: usize = 1024;
 /// Blocks of those.

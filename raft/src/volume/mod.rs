@@ -12,6 +12,7 @@
 //! Must never know: who leads a group, sockets, NBD.
 
 mod bytes;
+mod gather;
 mod handle;
 mod locks;
 mod sliced;

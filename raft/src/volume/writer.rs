@@ -6,6 +6,7 @@
 //! what waits is bounded.
 //! Must never know: volumes, who leads.
 
+use super::gather::Gather;
 use super::locks::Hold;
 use super::{Group, ProposeError};
 use crate::limits::{
@@ -48,8 +49,25 @@ struct State {
     open: BTreeSet<u64>,
     waiting: VecDeque<Pending>,
     waiting_blocks: usize,
+    gather: Gather,
     /// Those who wait for room.
     room: VecDeque<Waker>,
+}
+
+impl State {
+    /// It is known what became of a proposal. Until when others are held, if they are.
+    fn done(&mut self, serial: u64, answered: usize, took: Duration, now: Nanos) -> Option<Nanos> {
+        self.open.remove(&serial);
+        if !self.open.is_empty() {
+            return None;
+        }
+        self.gather.begin(now, took, answered, self.waiting.len())
+    }
+
+    /// Whether what waits is held.
+    fn held(&mut self, now: Nanos) -> bool {
+        self.gather.holds(now, self.waiting.len())
+    }
 }
 
 /// A write that is to be proposed.
@@ -125,9 +143,15 @@ impl Writer {
         while let Some((serial, batch)) = self.next_batch() {
             let own = Rc::clone(self);
             let carry_out = async move {
+                let (begun, answered) = (own.reactor.now(), batch.len());
                 own.carry_out(serial, batch).await;
-                own.state.borrow_mut().open.remove(&serial);
+                let now = own.reactor.now();
+                let held = own.state.borrow_mut().done(serial, answered, now.since(begun), now);
                 own.propose_waiting();
+                if let Some(held) = held {
+                    own.reactor.sleep_until(held).await;
+                    own.propose_waiting();
+                }
             };
             self.reactor.spawn(carry_out).detach();
         }
@@ -138,9 +162,12 @@ impl Writer {
         let mut state = self.state.borrow_mut();
         let oldest = state.open.first().copied().unwrap_or(u64::MAX);
         let told_apart = state.serial + 1 < oldest.saturating_add(PROPOSALS_OPEN_MAX);
-        let worth = state.waiting.len() >= PROPOSAL_WORTH_CHANGES
-            || state.waiting_blocks >= PROPOSAL_WORTH_BLOCKS;
-        let may = state.open.is_empty() || worth && state.open.len() < PROPOSALS_UNDER_WAY;
+        let many_blocks = state.waiting_blocks >= PROPOSAL_WORTH_BLOCKS;
+        let worth = state.waiting.len() >= PROPOSAL_WORTH_CHANGES || many_blocks;
+        let may = match state.open.len() {
+            0 => many_blocks || !state.held(self.reactor.now()),
+            open => worth && open < PROPOSALS_UNDER_WAY,
+        };
         if !may || !told_apart {
             return None;
         }
