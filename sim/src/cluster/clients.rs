@@ -43,7 +43,6 @@ pub async fn client(lab: Rc<ClusterLab>, kept: Rc<Kept>, number: u64, writes: bo
             home = lab.below(lab.sites.len() as u64) as usize;
         }
         let site = Rc::clone(&lab.sites[home]);
-        let life = site.life();
         let style = STYLES[lab.below(3) as usize];
         let (reactor, name) = (&lab.reactor, &kept.volume.name);
         let address = site.nbd();
@@ -53,7 +52,9 @@ pub async fn client(lab: Rc<ClusterLab>, kept: Rc<Kept>, number: u64, writes: bo
             home = (home + 1) % lab.sites.len();
             continue;
         };
-        let handle = writes.then(|| kept.writers.borrow_mut().open((home, life)));
+        // Asked for now: a client that knocked at a node that was down is let in by its next life.
+        let process = (home, site.life());
+        let handle = writes.then(|| kept.writers.borrow_mut().open(process));
         lab.log(|| format!("{name}: client {number} is at node {}, {handle:?}", site.number));
         let workers: Vec<_> = (0..lab.plan.depth)
             .map(|i| {
