@@ -12,7 +12,7 @@
 use crate::units::Nanos;
 use io_uring::types::{TimeoutFlags, Timespec};
 use io_uring::{opcode, squeue};
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 
 /// Alarms that are set at once: each is for an earlier timer than those set before it.
 const ALARMS_MAX: usize = 4;
@@ -21,7 +21,7 @@ const ALARMS_MAX: usize = 4;
 struct Place {
     due: Cell<Option<Nanos>>,
     /// What the entry names: written only while the place is free.
-    time: UnsafeCell<Timespec>,
+    time: Cell<Timespec>,
 }
 
 /// The alarms of a ring.
@@ -50,11 +50,9 @@ impl Alarms {
         let place = &self.places[number];
         place.due.set(Some(deadline));
         let (seconds, rest) = (deadline.0 / 1_000_000_000, deadline.0 % 1_000_000_000);
-        let time = place.time.get();
-        // SAFETY: the place was free, so the kernel does not read it; nobody holds a reference.
-        unsafe { *time = Timespec::new().sec(seconds).nsec(rest as u32) };
+        place.time.set(Timespec::new().sec(seconds).nsec(rest as u32));
         let flags = TimeoutFlags::ABS | TimeoutFlags::BOOTTIME;
-        let entry = opcode::Timeout::new(time.cast_const()).flags(flags).build();
+        let entry = opcode::Timeout::new(place.time.as_ptr()).flags(flags).build();
         Some((number as u64, entry))
     }
 
