@@ -62,7 +62,7 @@ impl Gather {
         if came < held.answered && now < held.until {
             return true;
         }
-        if 2 * came >= held.answered {
+        if 4 * came >= held.answered {
             self.in_vain = 0;
         } else {
             self.in_vain += 1;
@@ -127,8 +127,8 @@ mod tests {
         let rounds = 10 * (GATHER_SKIPPED_MAX + 1);
         let rare = tried(rounds, 0);
         assert!((8..=16).contains(&rare), "{rare}");
-        // Half of them are enough to go on.
-        tried(GATHER_SKIPPED_MAX + 1, 2);
-        assert_eq!(tried(10, 2), 10);
+        // A quarter of them is enough to go on.
+        tried(GATHER_SKIPPED_MAX + 1, 1);
+        assert_eq!(tried(10, 1), 10);
     }
 }
