@@ -86,6 +86,32 @@ fn one_proposal_is_under_way_until_enough_writes_have_gathered() {
     });
 }
 
+#[test]
+fn clients_that_write_again_at_once_share_every_proposal() {
+    const CLIENTS: u64 = 8;
+    const ROUNDS: u64 = 20;
+    simulated(6, async |reactor| {
+        let setup = setup(&reactor).await;
+        setup.group.otherwise.set(Fate::Done(Duration::from_millis(1)));
+        let clients = (0..CLIENTS).map(|client| {
+            let (node, handle) = (Rc::clone(&setup.node), Rc::clone(&setup.handle));
+            let range = client * BLOCK..(client + 1) * BLOCK;
+            start(&setup.node, async move {
+                for round in 0..ROUNDS {
+                    write(&node, &handle, range.clone(), round as u8).await?;
+                    node.reactor.sleep(Duration::from_micros(10 * client)).await;
+                }
+                Ok(())
+            })
+        });
+        all_written(clients.collect()).await;
+        let changes = setup.changes();
+        // Without waiting for each other it is every second one that has all but one of them.
+        let shared = changes.iter().filter(|count| **count == CLIENTS as usize).count();
+        assert!(shared as u64 >= ROUNDS - 3, "{changes:?}");
+    });
+}
+
 /// Seconds since the first one.
 fn seconds(seen: &[Seen]) -> Vec<u64> {
     seen.iter().map(|one| (one.at.0 - seen[0].at.0) / 1_000_000_000).collect()
