@@ -25,7 +25,7 @@ use std::time::Duration;
 
 /// A batch nobody vouches for yet is followed by an empty one after this long: more than the time
 /// between two writes of a client that waits for each.
-const IDLE_CLOSE: Duration = Duration::from_millis(10);
+const IDLE_CLOSE: Duration = Duration::from_millis(50);
 /// Batches of one append point that may be in flight together: new data, relocated data.
 const IN_FLIGHT_MAX: [usize; 2] = [3, 2];
 /// A batch leaves while others are in flight only if it has this many blocks: a small one gains
