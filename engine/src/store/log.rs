@@ -24,7 +24,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// A batch nobody vouches for yet is followed by an empty one after this long: more than the time
-/// between two writes of a client that waits for each.
+/// between two writes of a client that waits for each. While writes go on, the timer for it wakes
+/// the reactor for nothing once in this time.
 const IDLE_CLOSE: Duration = Duration::from_millis(50);
 /// Batches of one append point that may be in flight together: new data, relocated data.
 const IN_FLIGHT_MAX: [usize; 2] = [3, 2];
