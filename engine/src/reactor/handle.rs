@@ -1,16 +1,18 @@
 //! The handle: what everything else uses the reactor through, and the turn that drives it.
 //!
 //! A turn: run ready tasks in order, fire timers, then one entry to the kernel that submits what
-//! the tasks asked for and waits if nothing is ready. Nothing else enters the kernel.
+//! the tasks asked for and waits if nothing is ready. Nothing else enters the kernel, except that a
+//! ring which is told to polls before it waits.
 //! Must never know: which backend runs.
 
 use super::backend::{Backend, Wait};
 use super::executor::{Executor, Task};
+use super::options::{ReactorOptions, Stats};
 use super::remote::{Doorbell, Remote, Shared};
 use super::ring::RingBackend;
 use super::timers::{TimerKey, Timers};
 use super::{Address, BlockDevice, DeviceOptions, Listener, RandomStream, Stream};
-use crate::buffer::{BufferPool, PoolOptions};
+use crate::buffer::BufferPool;
 use crate::error::Result;
 use crate::units::Nanos;
 use std::cell::{Cell, RefCell};
@@ -27,26 +29,6 @@ use std::time::Duration;
 
 /// Tasks and calls run between two looks at the kernel, so that a busy task cannot starve I/O.
 const TASKS_PER_TURN_MAX: u64 = 512;
-
-/// How a [`Reactor`] is set up.
-#[derive(Clone, Debug, Default)]
-pub struct ReactorOptions {
-    /// The buffer pool; its arena is registered with the kernel if that is allowed.
-    pub pool: PoolOptions,
-}
-
-/// What a reactor has done since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Entries to the kernel: the system calls of the hot path.
-    pub enters: u64,
-    /// Turns.
-    pub turns: u64,
-    /// Steps of tasks.
-    pub tasks_run: u64,
-    /// Operations handed to the kernel.
-    pub ops_submitted: u64,
-}
 
 struct Inner {
     executor: Executor,
@@ -84,7 +66,7 @@ impl Reactor {
     /// If the kernel has no `io_uring` or this process may not use it.
     pub fn new(options: ReactorOptions) -> Result<Reactor> {
         let pool = BufferPool::new(options.pool);
-        let backend = RingBackend::new(&pool)?;
+        let backend = RingBackend::new(&pool, options.busy_poll_max)?;
         Ok(Reactor::with_backend(Box::new(backend), pool))
     }
 

@@ -10,6 +10,7 @@ pub mod conformance;
 mod executor;
 mod handle;
 mod open;
+mod options;
 mod random;
 mod remote;
 mod ring;
@@ -24,8 +25,9 @@ mod tokio_device;
 mod transfer;
 
 pub use executor::Task;
-pub use handle::{Reactor, ReactorOptions, Sleep, Stats};
+pub use handle::{Reactor, Sleep};
 pub use open::DeviceOptions;
+pub use options::{ReactorOptions, Stats};
 pub use random::RandomStream;
 pub use remote::Remote;
 pub use thread::start_thread;

@@ -3,6 +3,7 @@
 //! Must never know: what the settings do.
 
 use super::address::parse_listen;
+use super::busy_poll::BusyPollMicros;
 use super::cli::{NewVolume, ServeArgs};
 use super::failure::{Failure, Result};
 use super::log::Level as LogLevel;
@@ -31,6 +32,7 @@ struct Config {
     pid_file: Option<PathBuf>,
     read_only: bool,
     log: Option<LogLevel>,
+    busy_poll_us: Option<BusyPollMicros>,
     id: Option<u64>,
     cluster: Option<Text<ClusterKey>>,
     address: Option<Text<PeerAddress>>,
@@ -76,6 +78,7 @@ pub(crate) fn merge(args: &mut ServeArgs, level: &mut Option<LogLevel>) -> Resul
     args.admin = args.admin.take().or(config.admin);
     args.pid_file = args.pid_file.take().or(config.pid_file);
     args.read_only |= config.read_only;
+    args.busy_poll_us = args.busy_poll_us.or(config.busy_poll_us);
     if args.create.is_empty() {
         args.create = config.create.into_iter().map(|volume| volume.0).collect();
     }

@@ -7,6 +7,7 @@
 mod address;
 mod admin;
 mod bench;
+mod busy_poll;
 mod check;
 mod cli;
 mod cluster;

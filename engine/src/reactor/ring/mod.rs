@@ -2,11 +2,13 @@
 //!
 //! Invariants: memory of an operation belongs to the ring from `start` until its completion has
 //! been reaped, whatever becomes of the future that waits; an operation started is never lost;
-//! the kernel is entered once a turn, and not at all if there is nothing to say to it.
+//! the kernel is entered once a turn, and not at all if there is nothing to say to it; unless the
+//! ring polls, which it does only where it would sleep.
 //! Must never know: tasks, what the bytes mean.
 #![allow(unsafe_code)] // Entries name memory by address, and the enter call is raw.
 
 mod alarm;
+mod busy_poll;
 mod connect;
 mod device;
 mod doorbell;
@@ -25,6 +27,7 @@ use crate::buffer::BufferPool;
 use crate::error::Result;
 use crate::units::Nanos;
 use alarm::Alarms;
+use busy_poll::BusyPoll;
 use device::{FileDevice, Transfer};
 use doorbell::EventFd;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -70,6 +73,7 @@ struct Ring {
     doorbell: Arc<EventFd>,
     doorbell_armed: Cell<bool>,
     alarms: Alarms,
+    busy_poll: BusyPoll,
     closed: Cell<bool>,
     enters: Cell<u64>,
     ops_submitted: Cell<u64>,
@@ -159,6 +163,39 @@ impl Ring {
         }
     }
 
+    /// Waits for a completion, or until `deadline`.
+    fn wait(&self, deadline: Option<Nanos>) {
+        let uncovered = deadline.filter(|deadline| !self.alarm(*deadline));
+        let sleep = |deadline: Option<Nanos>| {
+            self.enter(1, deadline.map(|deadline| deadline.since(setup::boot_time())));
+        };
+        if !self.busy_poll.is_on() {
+            return sleep(uncovered);
+        }
+        let start = setup::boot_time();
+        if !self.poll(start, uncovered) {
+            sleep(uncovered);
+        }
+        self.busy_poll.end(setup::boot_time().since(start));
+    }
+
+    /// Looks for completions for a while, if that is worth it; whether there are some.
+    fn poll(&self, start: Nanos, deadline: Option<Nanos>) -> bool {
+        let Some(mut look) = self.busy_poll.begin(start, deadline) else { return false };
+        loop {
+            if self.must_enter() {
+                self.enter(0, None);
+            }
+            if self.has_completions() {
+                return true;
+            }
+            std::thread::yield_now();
+            if !self.busy_poll.goes_on(&mut look, setup::boot_time()) {
+                return false;
+            }
+        }
+    }
+
     /// Whether the kernel must be entered although there is nothing to wait for.
     fn must_enter(&self) -> bool {
         let mut io = self.io.borrow_mut();
@@ -193,6 +230,7 @@ impl Ring {
 
     fn complete(&self, key: u64, result: i32) {
         let op = self.ops.borrow_mut().remove(key);
+        self.busy_poll.moved(u64::try_from(result).unwrap_or(0));
         match op.expect("invariant: an operation completes once") {
             Op::Device(device, transfer) => device::complete(&device, transfer, result),
             Op::Receive(socket) => socket::complete_receive(&socket, result),
@@ -248,16 +286,21 @@ pub(super) struct RingBackend {
 
 impl RingBackend {
     /// Sets a ring up, with the best features that the kernel has.
-    pub(super) fn new(pool: &BufferPool) -> Result<RingBackend> {
-        RingBackend::with_steps(pool, &setup::STEPS)
+    pub(super) fn new(pool: &BufferPool, busy_poll_max: Duration) -> Result<RingBackend> {
+        RingBackend::with_steps(pool, busy_poll_max, &setup::STEPS)
     }
 
-    fn with_steps(pool: &BufferPool, steps: &[setup::Step]) -> Result<RingBackend> {
+    fn with_steps(
+        pool: &BufferPool,
+        busy_poll_max: Duration,
+        steps: &[setup::Step],
+    ) -> Result<RingBackend> {
         let (io, support) = setup::build(pool, steps)?;
         let doorbell = Arc::new(EventFd::new()?);
         let ring = Ring {
             io: RefCell::new(io),
             alarms: Alarms::new(support.alarms),
+            busy_poll: BusyPoll::new(busy_poll_max),
             support,
             ops: RefCell::new(Slab::new()),
             backlog: RefCell::default(),
@@ -282,10 +325,7 @@ impl Backend for RingBackend {
         ring.arm_doorbell();
         ring.push_backlog();
         match wait {
-            Wait::Until(deadline) if !ring.has_completions() => {
-                let uncovered = deadline.filter(|deadline| !ring.alarm(*deadline));
-                ring.enter(1, uncovered.map(|deadline| deadline.since(self.now())));
-            }
+            Wait::Until(deadline) if !ring.has_completions() => ring.wait(deadline),
             _ if ring.must_enter() => ring.enter(0, None),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Goal: older kernels' rings work as well, and a refused ring says why.
+//! Goal: older kernels' rings work as well, and those that poll; a refused ring says why.
 //! Method: each step of the setup by itself, with the optional parts taken away.
 
 use super::setup::{STEPS, refusal};
@@ -8,9 +8,12 @@ use crate::reactor::{Message, Part, Reactor, ReceiveBuffers, conformance};
 
 #[test]
 fn every_step_of_the_setup_conforms() {
-    for (number, step) in STEPS.into_iter().enumerate() {
+    let polls = [Duration::ZERO, Duration::from_micros(500)];
+    let all = STEPS.into_iter().enumerate().flat_map(|step| polls.map(|polls| (step, polls)));
+    for ((number, step), polls) in all {
         let pool = BufferPool::new(PoolOptions::default());
-        let mut backend = RingBackend::with_steps(&pool, &[step]).expect("this kernel has it");
+        let backend = RingBackend::with_steps(&pool, polls, &[step]);
+        let mut backend = backend.expect("this kernel has it");
         let ring = Rc::get_mut(&mut backend.ring).expect("not shared yet");
         if number > 0 {
             ring.support.write_vectored_fixed = false;
@@ -77,7 +80,7 @@ async fn posted_from_a_thread(reactor: &Reactor) {
 #[test]
 fn waits_share_an_alarm_until_a_timer_is_due_before_it() {
     let pool = BufferPool::new(PoolOptions::default());
-    let backend = RingBackend::new(&pool).expect("this kernel has it");
+    let backend = RingBackend::new(&pool, Duration::ZERO).expect("this kernel has it");
     let ring = Rc::clone(&backend.ring);
     if !ring.support.alarms {
         return;

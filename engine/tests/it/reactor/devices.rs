@@ -41,7 +41,7 @@ fn a_file_conforms_through_the_page_cache() {
 fn a_file_conforms_without_an_arena() {
     let scratch = Scratch::new();
     let pool = PoolOptions { arena_bytes: 0, ..PoolOptions::default() };
-    let reactor = Reactor::new(ReactorOptions { pool });
+    let reactor = Reactor::new(ReactorOptions { pool, ..ReactorOptions::default() });
     let options = create(conformance::SIZE_MIN_BYTES);
     conforms(&reactor.expect("starts"), &scratch.file("disk"), &options);
 }

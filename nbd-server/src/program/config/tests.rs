@@ -21,12 +21,14 @@ fn all_settings() {
         pid-file = "/run/pid"
         read-only = true
         log = "info"
+        busy-poll-us = 0
     "#;
     let config = parse(Path::new("x"), text).unwrap();
     assert_eq!(config.size, Some(Size(16 << 30)));
     assert_eq!(config.create[1].0.name, "vm1");
     assert_eq!(config.listen[1].0.0, Address::Unix("/run/nbd.sock".into()));
     assert!(config.read_only && config.log == Some(LogLevel::Info));
+    assert_eq!(config.busy_poll_us, Some("0".parse().unwrap()));
     assert_eq!(parse(Path::new("x"), "size = 4096").unwrap().size, Some(Size(4096)));
 }
 
@@ -37,6 +39,8 @@ fn errors_name_file_line_and_key() {
         ("\n\nlisten = [\n  \"127.0.0.1:1\",\n  \"nowhere\",\n]\n", 3, "listen: "),
         ("sotre = \"a\"\n", 1, "sotre"),
         ("read-only = 7\n", 1, "read-only: "),
+        ("busy-poll-us = 1001\n", 1, "busy-poll-us: "),
+        ("busy-poll-us = -1\n", 1, "busy-poll-us: "),
         ("create = [\"vm0\"]\n", 1, "create: "),
         ("size = \n", 1, "size: "),
         ("\u{0}", 1, ""),

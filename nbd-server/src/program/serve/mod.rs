@@ -33,7 +33,9 @@ pub(crate) fn run(mut args: ServeArgs, mut level: Option<Level>) -> Result<()> {
     }
     log::start(level.unwrap_or(Level::Warn));
     let path = args.store.clone().unwrap_or_else(|| STORE_DEFAULT.into());
-    let reactor = Reactor::new(ReactorOptions::default())?;
+    let options =
+        ReactorOptions { busy_poll_max: args.busy_poll_max(), ..ReactorOptions::default() };
+    let reactor = Reactor::new(options)?;
     let signals = Signals::watch(&reactor)?;
     let served = match args.node.clone() {
         None => reactor.block_on(serve(&reactor, &args, &path, signals)),
