@@ -9,7 +9,8 @@
 //! events never polls.
 //!
 //! Between looks it yields: whoever else wants the processor gets it. Who then keeps it makes
-//! completions wait, where a wake-up might have taken it back; so after that there is a pause.
+//! completions wait, where a wake-up might have taken it back; so after that there is a pause, and a
+//! longer one if it happens again.
 //!
 //! A ring that moves much between waits does not poll. It has a queue: what it would gain in
 //! latency it would pay in work per request.
@@ -30,8 +31,9 @@ const MOVED_MAX_BYTES: u64 = 16 << 10;
 const MEAN_OF: u64 = 16;
 /// One look. What takes longer was the work of somebody who kept the processor.
 const LOOK_MAX: Duration = Duration::from_millis(1);
-/// Without polling after that.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Without polling after that: the first time, and at most, if it happens again and again.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(16);
 
 /// When and for how long a ring polls.
 pub(super) struct BusyPoll {
@@ -40,6 +42,8 @@ pub(super) struct BusyPoll {
     time: Cell<Duration>,
     /// Not before, since others want the processor.
     paused_until: Cell<Nanos>,
+    /// The last pause.
+    pause: Cell<Duration>,
     moved_bytes: Cell<u64>,
     /// Mean of bytes moved between waits, times [`MEAN_OF`].
     mean_bytes: Cell<u64>,
@@ -58,6 +62,7 @@ impl BusyPoll {
             max,
             time: Cell::default(),
             paused_until: Cell::new(Nanos(0)),
+            pause: Cell::default(),
             moved_bytes: Cell::new(0),
             mean_bytes: Cell::new(0),
         }
@@ -88,10 +93,20 @@ impl BusyPoll {
     pub(super) fn goes_on(&self, look: &mut Look, now: Nanos) -> bool {
         let contended = now.since(look.last) > LOOK_MAX;
         if contended {
-            self.paused_until.set(now + PAUSE);
+            self.make_way(now);
         }
         look.last = now;
         !contended && now < look.until
+    }
+
+    /// Pauses, twice as long as before if that was not longer ago than it lasted.
+    fn make_way(&self, now: Nanos) {
+        let again = now.since(self.paused_until.get()) < self.pause.get();
+        self.pause.set(match again {
+            true => (self.pause.get() * 2).min(PAUSE_MAX),
+            false => PAUSE_MIN,
+        });
+        self.paused_until.set(now + self.pause.get());
     }
 
     /// The wait took so long.
@@ -173,14 +188,24 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_the_processor_is_left_alone_for_a_while() {
+    fn who_keeps_the_processor_is_left_alone_for_ever_longer() {
         let busy_poll = eager();
-        let mut look = busy_poll.begin(NOW, None).unwrap();
-        assert!(busy_poll.goes_on(&mut look, NOW + micros(400)));
-        let kept = NOW + LOOK_MAX + micros(401);
-        assert!(!busy_poll.goes_on(&mut look, kept));
-        assert_eq!(polls(&busy_poll, kept + (PAUSE - micros(1))), Duration::ZERO);
-        assert_eq!(polls(&busy_poll, kept + PAUSE), MAX);
+        let kept = LOOK_MAX + micros(1);
+        let mut now = NOW;
+        for quarters in [1, 2, 4, 8, 16, 32, 64, 64] {
+            let mut look = busy_poll.begin(now, None).unwrap();
+            assert!(busy_poll.goes_on(&mut look, now + micros(400)));
+            now = now + micros(400) + kept;
+            assert!(!busy_poll.goes_on(&mut look, now));
+            let pause = PAUSE_MIN * quarters;
+            assert_eq!(polls(&busy_poll, now + (pause - micros(1))), Duration::ZERO);
+            now = now + pause;
+        }
+        // Once it was left in peace as long as it paused, it starts anew.
+        now = now + PAUSE_MAX;
+        let mut look = busy_poll.begin(now, None).unwrap();
+        assert!(!busy_poll.goes_on(&mut look, now + kept));
+        assert_eq!(polls(&busy_poll, now + kept + PAUSE_MIN), MAX);
     }
 
     /// How long a wait takes and what was moved before it; how long it is to its deadline.
