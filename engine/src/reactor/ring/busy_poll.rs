@@ -9,8 +9,8 @@
 //! events never polls.
 //!
 //! Between looks it yields: whoever else wants the processor gets it. Who then keeps it makes
-//! completions wait, where a wake-up might have taken it back; so after that there is a pause, and a
-//! longer one if it happens again.
+//! completions wait, where a wake-up might have taken it back; so after that there is a pause, and
+//! a longer one if it happens again.
 //!
 //! A ring that moves much between waits does not poll. It has a queue: what it would gain in
 //! latency it would pay in work per request.
