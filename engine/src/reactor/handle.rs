@@ -1,8 +1,8 @@
 //! The handle: what everything else uses the reactor through, and the turn that drives it.
 //!
 //! A turn: run ready tasks in order, fire timers, then one entry to the kernel that submits what
-//! the tasks asked for and waits if nothing is ready. Nothing else enters the kernel, except that a
-//! ring which is told to polls before it waits.
+//! the tasks asked for and waits if nothing is ready. Nothing else enters the kernel, but a ring
+//! that is told so polls before it waits.
 //! Must never know: which backend runs.
 
 use super::backend::{Backend, Wait};
