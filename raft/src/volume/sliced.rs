@@ -8,6 +8,7 @@ use super::locks::{Hold, Locks};
 use super::writer::fenced;
 use super::{Groups, VolumeHandle, slice_id};
 use crate::control::{ClusterVolumeId, PgId, Volume};
+use crate::limits::WRITE_MAX;
 use crate::runtime::Mutex;
 use crate::types::{Change, Outcome};
 use ashlar_engine::buffer::Buffer;
@@ -212,13 +213,22 @@ impl ClusterVolume {
         Ok(filled)
     }
 
+    /// Waits until a part's blocks may be written, but not for ever.
+    async fn hold(&self, part: &Part, alone: bool) -> Result<Hold> {
+        let hold = self.locks.hold(self.blocks_of(part), alone);
+        self.reactor.within(WRITE_MAX, hold).await.ok_or_else(|| {
+            let why = "nobody knows yet whether these blocks were written: this was not";
+            Error::new(ErrorKind::Failed, why)
+        })
+    }
+
     /// Writes inside a slice. What is around a partial block is read only when nobody else may
     /// write any more: another node's write after that read would be undone.
     pub(super) async fn write_part(&self, by: &Right, part: Part, data: Buffer) -> Result<()> {
         let (_, volume) = self.slice(part.slice);
         let first = BlockIndex(touched(&part.bytes).start);
         let whole = is_whole(&part.bytes);
-        let hold = self.locks.hold(self.blocks_of(&part), !whole).await;
+        let hold = self.hold(&part, !whole).await?;
         let epoch = self.ready(by, part.slice).await?;
         let data = if whole { data } else { self.filled(&part, &data).await? };
         self.change(epoch, part.slice, Change::Write { volume, first, data }, hold).await
@@ -229,7 +239,7 @@ impl ClusterVolume {
         let (_, volume) = self.slice(part.slice);
         let blocks = touched(&part.bytes);
         let (first, count) = (BlockIndex(blocks.start), (blocks.end - blocks.start) as u32);
-        let hold = self.locks.hold(self.blocks_of(&part), false).await;
+        let hold = self.hold(&part, false).await?;
         let epoch = self.ready(by, part.slice).await?;
         let change = Change::Zero { volume, first, count, reserve };
         self.change(epoch, part.slice, change, hold).await

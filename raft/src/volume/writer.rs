@@ -101,17 +101,17 @@ impl Writer {
     ///
     /// # Errors
     /// `Busy` if a newer writer has the volume; `NoSpace` and others that the group refuses with;
-    /// `Failed` if nobody knows after [`WRITE_MAX`]: then it may be carried out yet.
+    /// `Failed` if nobody knows after [`WRITE_MAX`]: then it may be carried out yet, or if it was
+    /// not even tried until then.
     pub(super) async fn write(
         self: &Rc<Writer>,
         epoch: u64,
         changes: Vec<Change>,
         hold: Option<Hold>,
     ) -> Result<()> {
-        let blocks = changes.iter().map(blocks_of).sum();
+        let (blocks, since) = (changes.iter().map(blocks_of).sum(), self.reactor.now());
         self.room(blocks).await;
         let (sender, done) = Oneshot::channel();
-        let since = self.reactor.now();
         let pending = Pending { epoch, changes, blocks, since, hold, done: Some(sender) };
         {
             let mut state = self.state.borrow_mut();
@@ -196,19 +196,40 @@ impl Writer {
         Some((serial, batch))
     }
 
+    /// Tells those who wrote and waited too long for others: theirs was not tried.
+    fn give_up_waiting(&self) {
+        let now = self.reactor.now();
+        let mut state = self.state.borrow_mut();
+        let mut late = Vec::new();
+        while state.waiting.front().is_some_and(|first| now >= first.since + WRITE_MAX) {
+            let first = state.waiting.pop_front().expect("invariant: it was just looked at");
+            state.waiting_blocks -= first.blocks;
+            late.push(first);
+        }
+        let room = if late.is_empty() { VecDeque::new() } else { std::mem::take(&mut state.room) };
+        drop(state);
+        for mut pending in late {
+            let why = "the group's members do not answer: this was not written";
+            pending.tell(Err(Error::new(ErrorKind::Failed, why)));
+        }
+        room.into_iter().for_each(Waker::wake);
+    }
+
     /// Proposes until it is known what became of it.
     async fn carry_out(&self, serial: u64, mut batch: Vec<Pending>) {
         let epoch = batch[0].epoch;
         let changes = batch.iter_mut().flat_map(|pending| std::mem::take(&mut pending.changes));
         let mut changes: Vec<Change> = changes.collect();
         lay_together(&mut changes, self.reactor.pool());
-        let changes = Rc::new(changes);
+        let mut changes = Rc::new(changes);
         let deadline = batch[0].since + WRITE_MAX;
         let (mut pause, mut sure) = (RETRY_PAUSE_MIN, true);
         let result = loop {
             let proposer = self.proposer;
-            let changes = Changes::from(Rc::clone(&changes));
-            let proposed = self.group.propose(Write { proposer, serial, epoch, changes }).await;
+            let attempt = Changes::from(Rc::clone(&changes));
+            let write = Write { proposer, serial, epoch, changes: attempt };
+            let proposed = self.group.propose(write).await;
+            let refused = matches!(proposed, Err(ProposeError::Refused(_)));
             let fault = match proposed {
                 Ok(Outcome::Done) => break Ok(()),
                 Ok(Outcome::Fenced { epoch }) => break Err(fenced(epoch)),
@@ -230,7 +251,13 @@ impl Writer {
             };
             if self.reactor.now() >= deadline {
                 give_up(&mut batch, &fault);
+                // A group without room may refuse it for ever. Nothing at all, under the same
+                // serial, needs none: if it is carried out, no earlier attempt will be.
+                if refused {
+                    changes = Rc::default();
+                }
             }
+            self.give_up_waiting();
             self.reactor.sleep(pause).await;
             pause = (2 * pause).min(RETRY_PAUSE_MAX);
         };

@@ -85,6 +85,8 @@ pub(super) struct FakeGroup {
     pub(super) outage_until: Cell<Nanos>,
     /// A serial that is always lost.
     pub(super) stuck: Cell<Option<u64>>,
+    /// It refuses whatever needs room.
+    pub(super) full: Cell<bool>,
     pub(super) reads_fail: Cell<bool>,
     /// Nobody leads: what is asked to be fenced waits.
     pub(super) fences_wait: Cell<bool>,
@@ -107,6 +109,7 @@ impl FakeGroup {
             dice: RefCell::default(),
             outage_until: Cell::default(),
             stuck: Cell::default(),
+            full: Cell::default(),
             reads_fail: Cell::default(),
             fences_wait: Cell::default(),
             looks_at: Cell::new(u64::MAX),
@@ -196,7 +199,9 @@ impl FakeGroup {
 
     async fn decide(self: &Rc<FakeGroup>, write: Write) -> ProposeResult {
         let unknown = || ProposeError::Unknown(Error::new(ErrorKind::Failed, "no answer"));
-        match self.fate(write.serial) {
+        let full = self.full.get() && write.blocks() > 0;
+        let fate = if full { Fate::Refused(ErrorKind::NoSpace) } else { self.fate(write.serial) };
+        match fate {
             Fate::Done(after) => {
                 let outcome = self.apply(&write);
                 self.reactor.sleep(after).await;

@@ -119,14 +119,48 @@ fn a_refusal_after_an_unsure_attempt_is_not_believed() {
         setup.write(3, 7).await.expect("it was written after all");
         assert_eq!((setup.group.seen().len(), setup.serials().len()), (5, 1));
         assert_eq!((setup.first_byte(3).await, setup.group.done.get()), (7, 1));
+    });
+}
+
+#[test]
+fn what_a_full_group_refuses_for_ever_is_settled() {
+    simulated(10, async |reactor| {
+        let setup = setup(&reactor).await;
+        setup.fates(&[Fate::Unsure(WRITE_MAX + Duration::from_secs(10))]);
+        let unsure = setup.start(4, 8);
+        setup.reactor.sleep(Duration::from_millis(10)).await;
+        setup.group.full.set(true);
         // Refused until the end: then nobody knows, whatever the last refusal says.
-        setup.group.forget();
-        setup.fates(&[Fate::Lost]);
-        setup.group.otherwise.set(NO_SPACE);
-        assert_eq!(kind(setup.write(4, 8).await), ErrorKind::Failed);
+        assert_eq!(kind(unsure.await.0), ErrorKind::Failed);
+        setup.wait(2).await;
+        assert_eq!((setup.serials().len(), setup.group.done.get()), (1, 1), "it is known now");
+        assert_eq!(kind(setup.write(4, 9).await), ErrorKind::NoSpace, "and holds nobody up");
+        // The first attempt comes when something else was carried out in its place.
+        setup.wait(10).await;
+        assert_eq!((setup.first_byte(4).await, setup.group.done.get()), (0, 1));
+        setup.group.full.set(false);
+        setup.write(4, 9).await.expect("is written");
+        assert_eq!(setup.first_byte(4).await, 9);
+    });
+}
+
+#[test]
+fn who_waits_behind_what_nobody_knows_is_told_in_time() {
+    simulated(11, async |reactor| {
+        let setup = setup(&reactor).await;
+        setup.group.otherwise.set(Fate::Lost);
+        assert_eq!(kind(setup.write(3, 7).await), ErrorKind::Failed);
+        let began = reactor.now();
+        for waiting in [setup.start(3, 8), setup.start(4, 9)] {
+            let (told, at) = waiting.await;
+            assert_eq!(kind(told), ErrorKind::Failed);
+            assert!(at.since(began) < WRITE_MAX + Duration::from_secs(2));
+        }
         setup.group.otherwise.set(DONE);
         setup.wait(2).await;
-        assert_eq!((setup.first_byte(4).await, setup.serials().len()), (8, 1));
+        assert_eq!((setup.first_byte(3).await, setup.first_byte(4).await), (7, 0));
+        assert_eq!(setup.serials().len(), 1, "what was not tried was not tried later either");
+        setup.write(4, 10).await.expect("is written");
     });
 }
 

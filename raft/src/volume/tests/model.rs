@@ -180,11 +180,14 @@ impl Client {
         if let Err(error) = result {
             let written = matches!(op.kind, Kind::Write | Kind::WriteBlocks);
             let one = written && start / SLICE == (end - 1) / SLICE;
-            change.known = match error.kind() {
-                ErrorKind::Busy | ErrorKind::NoSpace if one => Known::NotDone,
-                ErrorKind::Busy | ErrorKind::NoSpace => Known::Nothing,
-                ErrorKind::Failed if error.to_string().contains("nobody knows") => Known::Nothing,
-                _ => panic!("{op:?}: {error}"),
+            let says =
+                |words| error.kind() == ErrorKind::Failed && error.to_string().contains(words);
+            let not_done = matches!(error.kind(), ErrorKind::Busy | ErrorKind::NoSpace);
+            change.known = match not_done || says("this was not") {
+                true if one => Known::NotDone,
+                true => Known::Nothing,
+                false if says("nobody knows whether this") => Known::Nothing,
+                false => panic!("{op:?}: {error}"),
             };
             if error.kind() == ErrorKind::Busy && Rc::ptr_eq(&handle, &self.handle.borrow()) {
                 self.open();
