@@ -113,7 +113,8 @@ pub const GATHER_SKIPPED_MAX: u32 = 64;
 pub const WRITES_WAITING_MAX: usize = 1024;
 /// Blocks of those.
 pub const BLOCKS_WAITING_MAX: usize = 16 << 8;
-/// Time after which who writes is told that nobody knows what became of it.
+/// Time after which who writes is told that nobody knows what became of it; or, if it waited so
+/// long for others, that it was not written.
 pub const WRITE_MAX: Duration = Duration::from_secs(30);
 /// Proposals of one proposer in a group that may be unanswered at once: retries are told from new
 /// ones as far back.

@@ -56,7 +56,8 @@ impl VolumeHandle {
     ///
     /// # Errors
     /// `Invalid` past the end or too long; `Busy` if another node has attached the volume;
-    /// `NoSpace` if a store is full; `Failed` if nobody knows what became of it.
+    /// `NoSpace` if a store is full; `Failed` if nobody knows what became of it, or if
+    /// it waited too long for others, and is not carried out.
     pub async fn write(&self, offset: u64, mut data: Buffer) -> Result<()> {
         let bytes = self.volume.check(offset, data.len() as u64)?;
         if data.len() > ATOMIC_WRITE_MAX_BYTES {

@@ -1,7 +1,8 @@
 //! Writes of this process to one group, gathered into proposals.
 //!
 //! Invariants: a proposal is tried again, with the same serial, until it is known what became of
-//! it, also after who wrote was told that nobody knows; a serial that is open is never further
+//! it, also after who wrote was told that nobody knows, but from then on without its changes if it
+//! is refused; a serial that is open is never further
 //! behind the newest than replicas can tell retries; only writes of equal epoch share a proposal;
 //! what waits is bounded.
 //! Must never know: volumes, who leads.
@@ -101,8 +102,8 @@ impl Writer {
     ///
     /// # Errors
     /// `Busy` if a newer writer has the volume; `NoSpace` and others that the group refuses with;
-    /// `Failed` if nobody knows after [`WRITE_MAX`]: then it may be carried out yet, or if it was
-    /// not even tried until then.
+    /// `Failed` if nobody knows after [`WRITE_MAX`], then it may be carried out yet; or if it had
+    /// to wait for others so long, then it is not.
     pub(super) async fn write(
         self: &Rc<Writer>,
         epoch: u64,

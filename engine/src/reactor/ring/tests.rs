@@ -114,6 +114,24 @@ fn waits_share_an_alarm_until_a_timer_is_due_before_it() {
 }
 
 #[test]
+fn a_ring_that_polls_finds_what_has_come() {
+    let pool = BufferPool::new(PoolOptions::default());
+    let max = Duration::from_millis(1);
+    let mut backend = RingBackend::new(&pool, max).expect("this kernel has it");
+    let ring = Rc::get_mut(&mut backend.ring).expect("not shared yet");
+    ring.arm_doorbell();
+    ring.enter(0, None);
+    assert!(!ring.poll(setup::boot_time(), None), "no wait was short yet");
+    (0..4).for_each(|_| ring.busy_poll.end(max));
+    assert!(!ring.poll(setup::boot_time(), None), "nothing has come");
+    ring.busy_poll = BusyPoll::new(max);
+    (0..4).for_each(|_| ring.busy_poll.end(max));
+    ring.doorbell.ring();
+    assert!(ring.poll(setup::boot_time(), None));
+    ring.reap();
+}
+
+#[test]
 fn a_refused_ring_says_why() {
     let says = |code, words: &str| {
         let sentence = refusal(&io::Error::from_raw_os_error(code));
